@@ -1,0 +1,1 @@
+//! Folds operations into sets.

@@ -1,0 +1,1 @@
+//! Lifts changes into operations.

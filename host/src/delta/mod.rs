@@ -1,0 +1,114 @@
+//! The delta rules: what a change of a source row does to target rows. The heart of Falkirk, and pure: no I/O, no
+//! clock, no database. Property tests hold it against the only definition that counts: applying deltas to a target
+//! equals transforming the final source.
+//!
+//! ```text
+//!   change --lift--> operations --fold--> sets (one per table, operation and column set) --> apply
+//! ```
+
+pub mod fold;
+pub mod lift;
+
+use crate::change::Datum;
+use crate::plan::Columns;
+
+/// A target key: values in the order of `Target::key`.
+pub type Key = Box<[Datum]>;
+
+/// One effect on one row (or, for truncate, on all rows) of one target table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// Position in `Plan::targets`.
+    pub target: usize,
+    /// What to do.
+    pub effect: Effect,
+}
+
+/// What an operation does. `values` stand in the order of `columns` and hold no `Unset`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// The row comes into being. `columns` includes the key.
+    Insert {
+        /// Target columns, ascending.
+        columns: Columns,
+        /// Their values.
+        values: Box<[Datum]>,
+    },
+    /// Columns of a row are set.
+    Patch {
+        /// The row.
+        key: Key,
+        /// Target columns, ascending; never of the key.
+        columns: Columns,
+        /// Their values.
+        values: Box<[Datum]>,
+    },
+    /// The row gets another key, and columns are set at the same time.
+    Rekey {
+        /// The key so far.
+        from: Key,
+        /// The key from now on.
+        to: Key,
+        /// Other target columns, ascending; may be empty.
+        columns: Columns,
+        /// Their values.
+        values: Box<[Datum]>,
+    },
+    /// The row ceases to be.
+    Delete {
+        /// The row.
+        key: Key,
+    },
+    /// The table is emptied, together with the other tables of the statement.
+    Truncate {
+        /// All targets of the statement.
+        targets: Vec<usize>,
+        /// RESTART IDENTITY was given.
+        restart_identity: bool,
+    },
+}
+
+/// The kind of a set: one statement's worth of equal operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SetKind {
+    /// INSERT.
+    Insert,
+    /// UPDATE of columns outside the key.
+    Patch,
+    /// UPDATE of the key, and columns outside it.
+    Rekey,
+    /// DELETE.
+    Delete,
+    /// TRUNCATE of `Set::truncated`.
+    Truncate,
+}
+
+/// Operations of one kind on one table over one column set: one statement.
+#[derive(Clone, Debug)]
+pub struct Set {
+    /// Position in `Plan::targets`.
+    pub target: usize,
+    /// What the statement does.
+    pub kind: SetKind,
+    /// The columns that it writes (for a rekey: besides the key); empty for deletes.
+    pub columns: Columns,
+    /// Keys by which rows are found, one a row; empty for inserts.
+    pub keys: Vec<Key>,
+    /// New keys, one a row; only for rekeys.
+    pub new_keys: Vec<Key>,
+    /// Values, one box a row, in the order of `columns`; empty boxes for deletes.
+    pub values: Vec<Box<[Datum]>>,
+    /// For truncate: all tables of the statement and whether identities restart.
+    pub truncated: Option<(Vec<usize>, bool)>,
+}
+
+impl Set {
+    /// How many rows the statement must affect, exactly (0 for truncate, which reports none).
+    pub fn rows(&self) -> usize {
+        match self.kind {
+            SetKind::Insert => self.values.len(),
+            SetKind::Patch | SetKind::Rekey | SetKind::Delete => self.keys.len(),
+            SetKind::Truncate => 0,
+        }
+    }
+}

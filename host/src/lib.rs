@@ -1,0 +1,20 @@
+//! Falkirk moves a live application from the schema of one release to the schema of the next, and back, while both
+//! releases serve users. `ARCHITECTURE.md` holds the picture, the laws and the decisions.
+//!
+//! The modules by floor; imports point down only (`tests/tidy.rs`).
+#![forbid(unsafe_code)]
+
+pub mod catalog;
+pub mod change;
+pub mod delta;
+pub mod lsn;
+pub mod manifest;
+pub mod names;
+pub mod plan;
+pub mod problem;
+
+pub mod apply;
+pub mod decode;
+pub mod pg;
+pub mod source;
+pub mod transform;

@@ -1,0 +1,2 @@
+//! The `falkirk` command.
+fn main() {}

@@ -1,0 +1,186 @@
+//! The manifest: what a transform declares about itself, as JSON out of `describe`.
+//!
+//! Plain data with unknown keys refused (counter-example 18); `plan` checks it against both catalogs. The published
+//! schema is `wit/manifest.schema.json`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::TableName;
+
+/// The manifest's format that this host speaks.
+pub const FORMAT: u32 = 1;
+
+/// What a transform is and which rows stand for which.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The format: 1.
+    pub falkirk: u32,
+    /// The application's name for this step.
+    pub name: String,
+    /// The older schema version: blue's.
+    pub from: String,
+    /// The newer schema version: green's.
+    pub to: String,
+    /// Key maps: pairs of keys that stand for each other. Not yet accepted by this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maps: Option<serde_json::Value>,
+    /// Rules for blue's tables.
+    #[serde(default)]
+    pub forward: Vec<Rule>,
+    /// Rules for green's tables.
+    #[serde(default)]
+    pub backward: Vec<Rule>,
+}
+
+/// What the rows of one source table stand for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// The source table.
+    pub table: TableName,
+    /// The columns that the guest is handed, in this order.
+    #[serde(default)]
+    pub columns: Vec<Asked>,
+    /// Rows of other source tables that the guest is handed as well. Not yet accepted by this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub related: Option<serde_json::Value>,
+    /// Two columns that are a pair of a key map. Not yet accepted by this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bind: Option<serde_json::Value>,
+    /// The target rows; none: rows of this table stand for nothing on the other side, on purpose.
+    #[serde(default)]
+    pub outputs: Vec<Output>,
+}
+
+/// A column that the guest is handed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Asked {
+    /// By its type's own case.
+    Natural(String),
+    /// With a form of its own.
+    As(AskedAs),
+}
+
+/// A column handed over in another form than its type's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskedAs {
+    /// The column.
+    pub name: String,
+    /// The form: only text so far.
+    #[serde(rename = "as")]
+    pub form: Form,
+}
+
+/// The form of a value on its way to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// PostgreSQL's own text.
+    Text,
+}
+
+impl Asked {
+    /// The column's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Asked::Natural(name) => name,
+            Asked::As(asked) => &asked.name,
+        }
+    }
+
+    /// Whether it is to be handed over as text whatever its type.
+    pub fn as_text(&self) -> bool {
+        matches!(self, Asked::As(AskedAs { form: Form::Text, .. }))
+    }
+}
+
+/// How an output's row is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Write {
+    /// The row belongs to the source row and goes with it.
+    #[default]
+    Own,
+    /// Inserted if absent, never changed or deleted. Accepted by the format, not yet by this host.
+    Ensure,
+    /// Sets columns of a row that others own. Accepted by the format, not yet by this host.
+    Patch,
+}
+
+/// What a target row keeps its identity by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Follows {
+    /// By the source row: when the key changes, the row is rekeyed and keeps its complement.
+    Source,
+    /// By its key: another key is another row.
+    Key,
+}
+
+/// What happens to a target row whose source row is deleted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDelete {
+    /// It is deleted.
+    #[default]
+    Delete,
+    /// These columns are set to these values (PostgreSQL's text form, null for NULL): a soft delete.
+    Set(std::collections::BTreeMap<String, Option<String>>),
+}
+
+/// One target row that a source row stands for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Output {
+    /// The target table.
+    pub table: TableName,
+    /// How it is written.
+    #[serde(default)]
+    pub write: Write,
+    /// Columns moved by the host: target column to source column. The guest never sees them.
+    #[serde(default)]
+    pub copied: std::collections::BTreeMap<String, String>,
+    /// Also copy every other column that both sides have under one name.
+    #[serde(default)]
+    pub same_named: bool,
+    /// Columns that need code.
+    #[serde(default)]
+    pub computed: Vec<Group>,
+    /// The columns that decide whether the row exists at all; the guest is asked. Absent: it always does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<Vec<String>>,
+    /// One source row stands for any number of these rows.
+    #[serde(default)]
+    pub many: bool,
+    /// What the row keeps its identity by. Default: source, or key for `many`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<Follows>,
+    /// What a delete of the source row does.
+    #[serde(default)]
+    pub on_delete: OnDelete,
+    /// Filled through a key map. Not yet accepted by this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapped: Option<serde_json::Value>,
+    /// The columns by which a patch finds its row. Not yet accepted by this host.
+    #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
+    pub matching: Option<serde_json::Value>,
+    /// What a patch does when its source row goes. Not yet accepted by this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_remove: Option<serde_json::Value>,
+}
+
+/// Columns of an output that are computed together: the unit of writing and of conflict.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    /// The inputs: columns of the rule.
+    pub from: Vec<String>,
+    /// The outputs: columns of the target table.
+    pub to: Vec<String>,
+    /// The way back loses something, on purpose: comparisons leave the group out and count it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lossy: bool,
+}

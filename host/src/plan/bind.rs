@@ -1,0 +1,1 @@
+//! Binds a manifest to two catalogs.

@@ -1,0 +1,1 @@
+//! Which source types may be copied into which target types.
