@@ -1,1 +1,477 @@
-//! Lifts changes into operations.
+//! Lifting: one change of a source row becomes operations on target rows.
+//!
+//! | change | what an output does |
+//! |---|---|
+//! | insert(a) | inserts its rows of a |
+//! | delete(b) | deletes its rows of b, or sets the columns of a soft delete |
+//! | update(b, a), comes into being | inserts |
+//! | update(b, a), ceases | deletes |
+//! | update(b, a), another key | rekeys (`follows: source`), or deletes and inserts (`follows: key`) |
+//! | update(b, a), stays | patches the copied columns that changed and every group of which an input changed |
+//!
+//! L6 lives here: a column whose inputs the application did not change is never written, and a group is written as a
+//! whole or not at all. What no output writes is never touched. Without full old rows nothing tells what changed;
+//! then every update writes all columns of its outputs, and `check` has said so.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+
+use crate::change::{Before, Cell, Datum, Event, Image};
+use crate::delta::{Effect, Key, Operation};
+use crate::plan::{Answer, Columns, Filling, Group, Output, Source, Target};
+
+/// Which images of a change the guest has to be asked about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ask {
+    /// The old row.
+    pub before: bool,
+    /// The new row.
+    pub after: bool,
+}
+
+/// A change that the rules cannot turn into operations. The caller adds table, position and artifact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LiftError {
+    /// The guest gave no row for an output that always exists.
+    #[error("the transform returned no row for output {0}, which is not declared with `when`")]
+    Missing(usize),
+    /// A key column of an output's row is null or unset.
+    #[error("output {0} has a row whose key column is null or unset")]
+    NoKey(usize),
+    /// A value was needed that the log does not hold.
+    #[error("output {0} needs an out-of-line value that the log does not repeat")]
+    Unresolved(usize),
+    /// An old row was needed and did not arrive.
+    #[error("the old row did not arrive with the change")]
+    NoOldRow,
+    /// The guest returned one key twice for one source row.
+    #[error("output {0} has two rows with the same key")]
+    TwiceTheSameKey(usize),
+}
+
+/// Which columns of a row changed.
+struct Changed<'a> {
+    /// `None`: nobody can tell, so everything counts as changed.
+    before: Option<&'a Image>,
+    after: &'a Image,
+}
+
+impl Changed<'_> {
+    fn column(&self, column: usize) -> bool {
+        self.before.is_none_or(|before| !self.after.agrees(before, column))
+    }
+
+    fn any(&self, columns: &[usize]) -> bool {
+        columns.iter().any(|column| self.column(*column))
+    }
+
+    fn copied(&self, output: &Output) -> bool {
+        output.copied.iter().any(|(source, _)| self.column(*source))
+    }
+
+    fn group(&self, group: &Group) -> bool {
+        self.any(&group.from)
+    }
+
+    fn key(&self, output: &Output) -> bool {
+        output.key.iter().any(|part| match part {
+            Filling::Copied(source) => self.column(*source),
+            Filling::Computed(value) => {
+                output.groups.iter().any(|group| group.values.contains(value) && self.group(group))
+            }
+        })
+    }
+}
+
+fn key_is_computed(output: &Output) -> bool {
+    output.key.iter().any(|part| matches!(part, Filling::Computed(_)))
+}
+
+/// Which images the guest has to be asked about for this change.
+///
+/// An output that copies a changed column and exists only sometimes asks as well: only the guest knows whether the
+/// row is there.
+pub fn ask(source: &Source, event: &Event) -> Ask {
+    let outputs = source.rule.outputs.iter().filter(|output| output.needs_guest());
+    match event {
+        Event::Insert(_) => Ask { before: false, after: outputs.count() > 0 },
+        Event::Delete(_) => {
+            let asked = |output: &Output| output.when.is_some() || output.many || key_is_computed(output);
+            Ask { before: outputs.into_iter().any(asked), after: false }
+        }
+        Event::Update { before, after } => {
+            let full = if let Before::Full(image) = before { Some(image) } else { None };
+            let changed = Changed { before: full, after };
+            outputs.map(|output| ask_update(output, &changed)).fold(Ask::default(), |sum, ask| Ask {
+                before: sum.before || ask.before,
+                after: sum.after || ask.after,
+            })
+        }
+        Event::Truncate { .. } => Ask::default(),
+    }
+}
+
+fn ask_update(output: &Output, changed: &Changed<'_>) -> Ask {
+    let groups = output.groups.iter().any(|group| changed.group(group));
+    let routed = output.when.as_ref().is_some_and(|inputs| changed.any(inputs));
+    if changed.before.is_none() {
+        return Ask { before: false, after: true };
+    }
+    if output.many {
+        let any = groups || changed.copied(output);
+        return Ask { before: any, after: any };
+    }
+    let before = routed || (key_is_computed(output) && changed.key(output));
+    let guest_knows_more = output.when.is_some() || key_is_computed(output);
+    Ask { before, after: before || groups || (changed.copied(output) && guest_knows_more) }
+}
+
+/// Turns changes into operations. Keeps the column sets it has seen, so that equal sets share one allocation.
+#[derive(Debug, Default)]
+pub struct Lifter {
+    column_sets: HashMap<Box<[u16]>, Columns>,
+    hashes: RandomState,
+}
+
+/// One row of one output on one side of a change.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    image: &'a Image,
+    values: &'a [Datum],
+}
+
+impl Row<'_> {
+    fn datum(&self, filling: Filling) -> Datum {
+        match filling {
+            Filling::Copied(source) => self.image.datum(source),
+            Filling::Computed(value) => self.values.get(value).cloned().unwrap_or(Datum::Unset),
+        }
+    }
+}
+
+/// The owners of an operation's row before and after.
+type Owners = (u64, u64);
+
+impl Lifter {
+    /// Appends to `operations` what `event`, a change of a row of `source`, does to the targets.
+    ///
+    /// `before` and `after` are the guest's answers about the images that [`ask`] named. Truncates are not lifted
+    /// here: they concern tables, not rows.
+    pub fn lift(
+        &mut self,
+        source_id: usize,
+        source: &Source,
+        targets: &[Target],
+        event: &Event,
+        answers: (Option<&Answer>, Option<&Answer>),
+        operations: &mut Vec<Operation>,
+    ) -> Result<(), LiftError> {
+        match event {
+            Event::Insert(after) => {
+                let owner = self.owner(source_id, source, after);
+                for index in 0..source.rule.outputs.len() {
+                    for row in rows(source, index, after, answers.1)? {
+                        operations.push(self.insert(source, index, targets, row, (owner, owner))?);
+                    }
+                }
+                Ok(())
+            }
+            Event::Delete(before) => {
+                let (Before::Full(image) | Before::Key(image)) = before else { return Err(LiftError::NoOldRow) };
+                let owner = self.owner(source_id, source, image);
+                for index in 0..source.rule.outputs.len() {
+                    for row in rows(source, index, image, answers.0)? {
+                        operations.push(self.delete(source, index, row, (owner, owner), true)?);
+                    }
+                }
+                Ok(())
+            }
+            Event::Update { before, after } => {
+                let (old, full) = match before {
+                    Before::Absent => (after, None),
+                    Before::Key(image) => (image, None),
+                    Before::Full(image) => (image, Some(image)),
+                };
+                let changed = Changed { before: full, after };
+                let owners = (self.owner(source_id, source, old), self.owner(source_id, source, after));
+                for (index, output) in source.rule.outputs.iter().enumerate() {
+                    if output.many {
+                        self.update_many(source, index, targets, (old, &changed), answers, owners, operations)?;
+                    } else {
+                        self.update_one(source, index, targets, (old, &changed), answers, owners, operations)?;
+                    }
+                }
+                Ok(())
+            }
+            Event::Truncate { .. } => Ok(()),
+        }
+    }
+
+    fn owner(&self, source_id: usize, source: &Source, image: &Image) -> u64 {
+        let mut hasher = self.hashes.build_hasher();
+        source_id.hash(&mut hasher);
+        for column in &source.key {
+            image.text(*column).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
+    fn columns(&mut self, columns: Vec<u16>) -> Columns {
+        match self.column_sets.get(columns.as_slice()) {
+            Some(known) => known.clone(),
+            None => {
+                let shared: Columns = columns.as_slice().into();
+                self.column_sets.insert(columns.into(), shared.clone());
+                shared
+            }
+        }
+    }
+
+    fn insert(
+        &mut self,
+        source: &Source,
+        index: usize,
+        targets: &[Target],
+        row: Row<'_>,
+        (owner_before, owner_after): Owners,
+    ) -> Result<Operation, LiftError> {
+        let output = &source.rule.outputs[index];
+        key(output, index, row)?;
+        let mut values: Vec<Datum> = Vec::with_capacity(output.columns.len());
+        let mut whole = true;
+        for filling in &output.filled_by {
+            let datum = row.datum(*filling);
+            if datum == Datum::Unset {
+                if matches!(filling, Filling::Copied(_)) {
+                    return Err(LiftError::Unresolved(index));
+                }
+                whole = false;
+            }
+            values.push(datum);
+        }
+        debug_assert!(targets[output.target].key.iter().all(|column| output.columns.contains(column)));
+        let columns = match whole {
+            true => output.columns.clone(),
+            false => {
+                let set = |(column, datum): (&u16, &Datum)| (*datum != Datum::Unset).then_some(*column);
+                let columns = output.columns.iter().zip(&values).filter_map(set).collect();
+                values.retain(|datum| *datum != Datum::Unset);
+                self.columns(columns)
+            }
+        };
+        let effect = Effect::Insert { columns, values: values.into() };
+        Ok(Operation { target: output.target, owner_before, owner_after, effect })
+    }
+
+    /// `source_row_gone`: the source row was deleted, not only routed elsewhere: a soft delete keeps the row.
+    fn delete(
+        &mut self,
+        source: &Source,
+        index: usize,
+        row: Row<'_>,
+        (owner_before, owner_after): Owners,
+        source_row_gone: bool,
+    ) -> Result<Operation, LiftError> {
+        let output = &source.rule.outputs[index];
+        let key = key(output, index, row)?;
+        let effect = match &output.on_delete_set {
+            Some(set) if source_row_gone => Effect::Patch {
+                key,
+                columns: self.columns(set.iter().map(|(column, _)| *column).collect()),
+                values: set.iter().map(|(_, value)| value.clone()).collect(),
+            },
+            _ => Effect::Delete { key },
+        };
+        Ok(Operation { target: output.target, owner_before, owner_after, effect })
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn update_one(
+        &mut self,
+        source: &Source,
+        index: usize,
+        targets: &[Target],
+        (old, changed): (&Image, &Changed<'_>),
+        answers: (Option<&Answer>, Option<&Answer>),
+        owners: Owners,
+        operations: &mut Vec<Operation>,
+    ) -> Result<(), LiftError> {
+        let output = &source.rule.outputs[index];
+        let ask = ask_update(output, changed);
+        let guest = output.needs_guest();
+        // Neither an input of the guest's answer nor a copied column changed: nothing to write (L6).
+        if !ask.after && !changed.copied(output) {
+            return Ok(());
+        }
+        // Only copied columns changed and the row exists in any case: the guest was not asked.
+        let unasked = Row { image: changed.after, values: &[] };
+        let after = match guest && ask.after {
+            true => one(rows(source, index, changed.after, answers.1)?),
+            false => Some(unasked),
+        };
+        let before = match guest && ask.before {
+            true => one(rows(source, index, old, answers.0)?),
+            // The guest's inputs did not change, so its answer did not: only the copied columns are older.
+            false => after.map(|row| Row { image: old, values: row.values }),
+        };
+        match (before, after) {
+            (None, None) => {}
+            (None, Some(after)) => operations.push(self.insert(source, index, targets, after, owners)?),
+            (Some(before), None) => operations.push(self.delete(source, index, before, owners, false)?),
+            (Some(before), Some(after)) => {
+                let columns = self.changed_values(output, &targets[output.target], changed, None, after);
+                self.stay(source, index, targets, (before, after), columns, owners, operations)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Pairs the rows of a `many` output by target key. All of them share the source row's inputs, so a group is
+    /// written only where its values differ: the application did not change the others (L6).
+    #[allow(clippy::too_many_arguments)]
+    fn update_many(
+        &mut self,
+        source: &Source,
+        index: usize,
+        targets: &[Target],
+        (old, changed): (&Image, &Changed<'_>),
+        answers: (Option<&Answer>, Option<&Answer>),
+        owners: Owners,
+        operations: &mut Vec<Operation>,
+    ) -> Result<(), LiftError> {
+        let output = &source.rule.outputs[index];
+        if !ask_update(output, changed).after {
+            return Ok(());
+        }
+        if changed.before.is_none() {
+            return Err(LiftError::NoOldRow);
+        }
+        let mut gone = HashMap::new();
+        for row in rows(source, index, old, answers.0)? {
+            if gone.insert(key(output, index, row)?, row).is_some() {
+                return Err(LiftError::TwiceTheSameKey(index));
+            }
+        }
+        let mut kept = Vec::new();
+        let mut new = HashMap::new();
+        for row in rows(source, index, changed.after, answers.1)? {
+            let key = key(output, index, row)?;
+            if let Some(before) = gone.remove(&key) {
+                kept.push((before, row));
+            } else if new.insert(key, ()).is_none() {
+                operations.push(self.insert(source, index, targets, row, owners)?);
+                continue;
+            } else {
+                return Err(LiftError::TwiceTheSameKey(index));
+            }
+        }
+        for row in gone.into_values() {
+            operations.push(self.delete(source, index, row, owners, false)?);
+        }
+        for (before, after) in kept {
+            let columns = self.changed_values(output, &targets[output.target], changed, Some(before), after);
+            self.stay(source, index, targets, (before, after), columns, owners, operations)?;
+        }
+        Ok(())
+    }
+
+    /// A row that is there before and after: patch, rekey, or another row.
+    #[allow(clippy::too_many_arguments)]
+    fn stay(
+        &mut self,
+        source: &Source,
+        index: usize,
+        targets: &[Target],
+        (before, after): (Row<'_>, Row<'_>),
+        (columns, values): (Vec<u16>, Vec<Datum>),
+        owners: Owners,
+        operations: &mut Vec<Operation>,
+    ) -> Result<(), LiftError> {
+        let output = &source.rule.outputs[index];
+        let (from, to) = (key(output, index, before)?, key(output, index, after)?);
+        if from != to && !output.follows_source {
+            operations.push(self.delete(source, index, before, owners, false)?);
+            operations.push(self.insert(source, index, targets, after, owners)?);
+            return Ok(());
+        }
+        if from == to && columns.is_empty() {
+            return Ok(());
+        }
+        let (columns, values) = (self.columns(columns), values.into());
+        let effect = match from == to {
+            true => Effect::Patch { key: from, columns, values },
+            false => Effect::Rekey { from, to, columns, values },
+        };
+        operations.push(Operation { target: output.target, owner_before: owners.0, owner_after: owners.1, effect });
+        Ok(())
+    }
+
+    /// L6: the copied columns that changed and the groups of which an input changed, each group as a whole; never the
+    /// key, which a rekey writes, and never an unset value, which leaves the column as it is.
+    fn changed_values(
+        &mut self,
+        output: &Output,
+        target: &Target,
+        changed: &Changed<'_>,
+        before_of_many: Option<Row<'_>>,
+        after: Row<'_>,
+    ) -> (Vec<u16>, Vec<Datum>) {
+        let group_written = |value: usize| {
+            output.groups.iter().filter(|group| group.values.contains(&value)).any(|group| {
+                changed.group(group)
+                    && before_of_many.is_none_or(|before| {
+                        group.values.clone().any(|value| before.values.get(value) != after.values.get(value))
+                    })
+            })
+        };
+        let mut columns = Vec::new();
+        let mut values = Vec::new();
+        for (column, filling) in output.columns.iter().zip(&output.filled_by) {
+            let written = match filling {
+                Filling::Copied(source) => changed.column(*source) && changed.after.cell(*source) != Cell::Unchanged,
+                Filling::Computed(value) => group_written(*value),
+            };
+            if !written || target.key.contains(column) {
+                continue;
+            }
+            let datum = after.datum(*filling);
+            if datum != Datum::Unset {
+                columns.push(*column);
+                values.push(datum);
+            }
+        }
+        (columns, values)
+    }
+}
+
+/// The rows of one output for one image, out of the guest's answer.
+fn rows<'a>(
+    source: &Source,
+    index: usize,
+    image: &'a Image,
+    answer: Option<&'a Answer>,
+) -> Result<Vec<Row<'a>>, LiftError> {
+    let output = &source.rule.outputs[index];
+    let Some(answer) = answer.filter(|_| output.needs_guest()) else {
+        return Ok(vec![Row { image, values: &[] }]);
+    };
+    let found: Vec<Row<'a>> =
+        answer.iter().filter(|row| row.output == index).map(|row| Row { image, values: &row.values }).collect();
+    if found.is_empty() && output.when.is_none() && !output.many {
+        return Err(LiftError::Missing(index));
+    }
+    Ok(found)
+}
+
+fn one(rows: Vec<Row<'_>>) -> Option<Row<'_>> {
+    debug_assert!(rows.len() < 2, "the transform stage refuses two rows of an output that is not many");
+    rows.into_iter().next()
+}
+
+fn key(output: &Output, index: usize, row: Row<'_>) -> Result<Key, LiftError> {
+    let part = |filling: &Filling| match row.datum(*filling) {
+        Datum::Null | Datum::Unset => Err(LiftError::NoKey(index)),
+        text => Ok(text),
+    };
+    output.key.iter().map(part).collect()
+}

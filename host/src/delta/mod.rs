@@ -20,6 +20,11 @@ pub type Key = Box<[Datum]>;
 pub struct Operation {
     /// Position in `Plan::targets`.
     pub target: usize,
+    /// The source row that owned the target row before this operation, as a hash of its table and key. Folding joins
+    /// operations of one owner only: two owners of one row must meet in the database and fail there (counter-example 10).
+    pub owner_before: u64,
+    /// The source row that owns it afterwards; differs when the source's key changed.
+    pub owner_after: u64,
     /// What to do.
     pub effect: Effect,
 }
@@ -59,12 +64,10 @@ pub enum Effect {
         /// The row.
         key: Key,
     },
-    /// The table is emptied, together with the other tables of the statement.
+    /// Tables are emptied together. Sequences keep their values: they are not part of the rows.
     Truncate {
-        /// All targets of the statement.
+        /// All targets of the statement, ascending.
         targets: Vec<usize>,
-        /// RESTART IDENTITY was given.
-        restart_identity: bool,
     },
 }
 
@@ -98,8 +101,8 @@ pub struct Set {
     pub new_keys: Vec<Key>,
     /// Values, one box a row, in the order of `columns`; empty boxes for deletes.
     pub values: Vec<Box<[Datum]>>,
-    /// For truncate: all tables of the statement and whether identities restart.
-    pub truncated: Option<(Vec<usize>, bool)>,
+    /// For truncate: all tables of the statement; empty otherwise.
+    pub truncated: Vec<usize>,
 }
 
 impl Set {

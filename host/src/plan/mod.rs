@@ -11,6 +11,7 @@
 
 pub mod bind;
 pub mod fit;
+pub mod order;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -98,8 +99,11 @@ pub struct Target {
     /// Positions of the key by which rows are found, ascending.
     pub key: Columns,
     /// Column sets of unique constraints besides the key that are checked at once (deferrable ones are not listed).
-    /// A set-wise statement must not contain one of their values twice (counter-example 15).
+    /// Operations that may hand one of their values from row to row keep their order (counter-example 15).
     pub uniques: Vec<Columns>,
+    /// Whether a foreign key with ON DELETE CASCADE points from this table to another target: then the target itself
+    /// may have deleted a row before its own delete arrives.
+    pub cascades: bool,
     /// Whether any column is GENERATED ALWAYS AS IDENTITY: inserts need OVERRIDING SYSTEM VALUE.
     pub identity_always: bool,
 }
@@ -146,8 +150,10 @@ pub struct Output {
     pub computed: Vec<u16>,
     /// All target columns that the output writes, ascending.
     pub columns: Columns,
+    /// Where each of `columns` comes from, in the same order.
+    pub filled_by: Vec<Filling>,
     /// Where the key's columns come from, in the order of `Target::key`.
-    pub key: Vec<KeyPart>,
+    pub key: Vec<Filling>,
     /// Source columns on which the guest's answer about existence depends; `None`: the row always exists.
     pub when: Option<Vec<usize>>,
     /// Any number of rows.
@@ -174,9 +180,9 @@ pub struct Group {
     pub values: std::ops::Range<usize>,
 }
 
-/// Where one column of a target key comes from.
+/// Where one column of a target row comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyPart {
+pub enum Filling {
     /// Copied from this source column.
     Copied(usize),
     /// The guest's value at this position of `Output::computed`.
