@@ -7,6 +7,7 @@
 pub mod catalog;
 pub mod change;
 pub mod delta;
+pub mod live;
 pub mod lsn;
 pub mod manifest;
 pub mod names;

@@ -1,0 +1,57 @@
+//! What a running link shows of itself: one value, watched by the terminal, the log and the demo. The link writes it
+//! and never reads it back.
+
+use crate::lsn::Lsn;
+use crate::names::TableName;
+
+/// Where a link stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// Connecting, checking, making slot and publication.
+    #[default]
+    Starting,
+    /// Existing rows are being copied.
+    Copying,
+    /// Changes are applied.
+    Streaming,
+    /// A passing fault: waiting to start again from the checkpoint.
+    Waiting,
+    /// Finishing what was received.
+    Draining,
+}
+
+/// How far the copy of one source table is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableProgress {
+    /// The table.
+    pub table: TableName,
+    /// Source rows copied so far.
+    pub rows: u64,
+    /// The planner's estimate of all its rows; 0 if unknown.
+    pub rows_estimate: u64,
+    /// Finished chunks.
+    pub chunks_finished: usize,
+    /// All chunks.
+    pub chunks: usize,
+}
+
+/// The live state of one link.
+#[derive(Clone, Debug, Default)]
+pub struct Live {
+    /// Where it stands.
+    pub stage: Stage,
+    /// The copy, table by table, in copying order.
+    pub tables: Vec<TableProgress>,
+    /// The durable position.
+    pub position: Lsn,
+    /// Source transactions applied since the host started.
+    pub transactions: u64,
+    /// Rows inserted, updated and deleted since the host started.
+    pub rows_changed: u64,
+    /// How long ago the source transaction that was applied last was committed when it became durable, milliseconds.
+    pub lag_ms: u64,
+    /// How often the link started again since the host started.
+    pub restarts: u64,
+    /// The last passing fault, as text.
+    pub fault: Option<String>,
+}
