@@ -9,6 +9,7 @@ pub mod change;
 pub mod delta;
 pub mod lsn;
 pub mod manifest;
+pub mod marker;
 pub mod names;
 pub mod plan;
 pub mod problem;
