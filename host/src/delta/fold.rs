@@ -65,6 +65,7 @@ impl<'p> Folder<'p> {
     /// Adds the next operation in source order.
     pub fn push(&mut self, operation: Operation) {
         match &operation.effect {
+            Effect::Truncate { targets } if targets.is_empty() => {}
             Effect::Truncate { targets } => {
                 let set = Set {
                     target: operation.target,

@@ -209,6 +209,19 @@ impl Assembler {
         self.problem.is_some() || self.reached
     }
 
+    /// Whether a whole transaction waits to be handed on.
+    pub fn has_complete(&self) -> bool {
+        !self.commits.is_empty()
+    }
+
+    /// Nothing more is taken: `problem` counts once what was handed on is applied.
+    pub fn end_with(&mut self, problem: Problem) {
+        self.problem = Some(problem);
+        self.open = None;
+        self.changes.clear();
+        self.commits.clear();
+    }
+
     /// `until` was reached.
     pub fn reached(&self) -> bool {
         self.reached

@@ -1,0 +1,75 @@
+//! The reading end: takes frames from the source, decodes them and puts them into the one bounded queue.
+//!
+//! It is a task of its own, so that the source keeps hearing from the host while the target is slow (pitfall 68), and it
+//! is the only place that tells the source of a position. L1: that position is the durable one, never a received one.
+
+use tokio::sync::{mpsc, watch};
+
+use crate::decode::{Decoder, Message};
+use crate::lsn::Lsn;
+use crate::problem::Outcome;
+use crate::source::stream::{Frame, ReplicationStream};
+
+/// What travels in the queue.
+#[derive(Debug)]
+pub enum Item {
+    /// A decoded message.
+    Message(Message),
+    /// The source has nothing more before this position.
+    Idle(Lsn),
+}
+
+/// Reads until `stop` is set or the queue's other end is gone; then reports what becomes durable until nobody can make
+/// anything durable any more.
+pub async fn read(
+    mut stream: ReplicationStream,
+    queue: mpsc::Sender<Vec<Item>>,
+    mut durable: watch::Receiver<Lsn>,
+    mut stop: watch::Receiver<bool>,
+) -> Outcome<()> {
+    let mut decoder = Decoder::new();
+    let mut frames = Vec::new();
+    loop {
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => break,
+            Ok(()) = durable.changed() => stream.report(*durable.borrow_and_update()),
+            read = stream.next(&mut frames) => {
+                read?;
+                let mut items = Vec::with_capacity(frames.len());
+                for frame in frames.drain(..) {
+                    match frame {
+                        Frame::Data { payload } => items.extend(decoder.decode(payload)?.map(Item::Message)),
+                        Frame::Keepalive { wal_end, .. } => items.push(Item::Idle(wal_end)),
+                    }
+                }
+                // A short sleep after a short read costs latency, so only while there is more waiting than being read.
+                stream.set_nap(queue.capacity() < queue.max_capacity());
+                let permit = loop {
+                    tokio::select! {
+                        permit = queue.reserve() => break permit,
+                        Ok(()) = durable.changed() => stream.report(*durable.borrow_and_update()),
+                        idle = stream.idle() => idle?,
+                        _ = stop.wait_for(|stop| *stop) => {}
+                    }
+                };
+                match permit {
+                    Ok(permit) => permit.send(items),
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+    drop(queue);
+    loop {
+        tokio::select! {
+            changed = durable.changed() => match changed {
+                Ok(()) => stream.report(*durable.borrow_and_update()),
+                Err(_) => break,
+            },
+            idle = stream.idle() => idle?,
+        }
+    }
+    stream.report(*durable.borrow());
+    stream.finish().await
+}
