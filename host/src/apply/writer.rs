@@ -169,7 +169,14 @@ impl<'c> Writer<'c> {
         }
         match self.write_sets(&batch).await {
             Ok(()) => Ok(self.durable),
-            Err(problem) => Err(self.fail(problem, &batch).await),
+            Err(problem) => {
+                // The earlier transaction's problems have named theirs; what is left belongs to this batch.
+                let problem = match batch.last.map(|closing| closing.position).or(batch.first) {
+                    Some(position) => problem.position(position),
+                    None => problem,
+                };
+                Err(self.give_up(problem).await)
+            }
         }
     }
 
@@ -355,7 +362,13 @@ impl<'c> Writer<'c> {
             };
             let expected = front.expected;
             self.sent.pop_front();
-            self.check(expected, result).await?;
+            if let Err(problem) = self.check(expected, result).await {
+                // Answers belong to the open transaction; that of a COMMIT has named its position itself.
+                return Err(match &self.open {
+                    Some(open) => problem.position(open.position),
+                    None => problem,
+                });
+            }
         }
         Ok(())
     }
@@ -411,25 +424,11 @@ impl<'c> Writer<'c> {
         }
     }
 
-    async fn fail(&mut self, problem: Problem, batch: &Batch) -> Problem {
-        // What was open before this batch is to blame if it is still there; otherwise this batch is.
-        let here = batch.last.map(|closing| closing.position).or(batch.first);
-        let problem = match (&self.open, here) {
-            (Some(open), _) => problem.position(open.position),
-            (None, Some(position)) => problem.position(position),
-            (None, None) => problem,
-        };
-        self.give_up(problem).await
-    }
-
+    /// Lets go of the transaction and its locks. If the connection is gone, the server has let them go.
     async fn give_up(&mut self, problem: Problem) -> Problem {
         self.broken = true;
         self.sent.clear();
-        let problem = match self.open.take() {
-            Some(open) => problem.position(open.position),
-            None => problem,
-        };
-        // Locks are let go at once; if the connection is gone, the server has let them go.
+        self.open = None;
         let _ = self.client.batch_execute("ROLLBACK").await;
         problem
     }
