@@ -9,6 +9,7 @@ use bytes::Bytes;
 use falkirk::apply::checkpoint::{self, SourceIdentity};
 use falkirk::apply::chunk;
 use falkirk::apply::copy_in::ChunkWriter;
+use falkirk::apply::encode::{self, Typed, Wire};
 use falkirk::apply::writer::{Batch, Closing, Writer};
 use falkirk::apply::{LinkIdentity, schema};
 use falkirk::change::Datum;
@@ -461,9 +462,9 @@ async fn l7_the_marker_is_the_first_thing_in_each_transaction_that_holds_rows() 
     let basin = basin("CREATE TABLE t (id int PRIMARY KEY)").await;
     let plan = basin.plan(&[("t", &[0])]).await;
     let slot = format!("peek_{}", basin.database);
-    let setup =
-        format!("CREATE PUBLICATION p FOR TABLE t; SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')");
-    basin.client.batch_execute(&setup).await.unwrap();
+    basin.client.batch_execute("CREATE PUBLICATION p FOR TABLE t").await.unwrap();
+    let create = format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')");
+    basin.client.batch_execute(&create).await.unwrap();
     let batches = vec![
         whole(200, vec![insert(0, &[0], &[&["1"], &["2"]])]),
         whole(300, vec![]),
@@ -494,10 +495,8 @@ async fn l7_the_marker_is_the_first_thing_in_each_transaction_that_holds_rows() 
 async fn two_hosts_make_the_schema_at_once_and_application_roles_cannot_read_it() {
     let server = server().await;
     let admin = server.connect("falkirk", "postgres").await;
-    admin
-        .batch_execute("CREATE ROLE mover LOGIN; CREATE ROLE app LOGIN; CREATE ROLE poor LOGIN; CREATE DATABASE plain")
-        .await
-        .unwrap();
+    admin.batch_execute("CREATE ROLE mover LOGIN; CREATE ROLE app LOGIN; CREATE ROLE poor LOGIN").await.unwrap();
+    admin.batch_execute("CREATE DATABASE plain").await.unwrap();
     let poor = server.connect("poor", "plain").await;
     assert_eq!(schema::ensure(&poor).await.unwrap_err().code(), "TARGET_RIGHTS");
     admin.batch_execute("GRANT CREATE ON DATABASE plain TO mover").await.unwrap();
@@ -623,4 +622,190 @@ async fn l5_a_chunk_is_copied_once_and_blocks_and_rows_give_the_same() {
     checkpoint::bump_epoch(&other, "shop", Link::Forward, "host 2").await.unwrap();
     assert_eq!(writer.begin(&planned[0], Lsn(95)).await.err().unwrap().code(), "FENCED");
     assert_eq!(basin.text("SELECT count(*) FROM raw").await, "(0)");
+}
+
+/// Every type with a binary image: how its values are made, and values that must go as text.
+const TYPES: &[(&str, &str, &[&str])] = &[
+    ("bool", "(i % 2 = 0)", &["yes"]),
+    ("int2", "(i * 7919 % 65536 - 32768)", &["+ 1", " 5"]),
+    ("int4", "((random() * 4294967295)::int8 - 2147483648)", &["1 "]),
+    (
+        "int8",
+        "CASE i WHEN 1 THEN -9223372036854775808 WHEN 2 THEN 9223372036854775807 \
+         ELSE ((random() - 0.5) * 1e18)::int8 END",
+        &[" 9"],
+    ),
+    (
+        "float4",
+        "CASE i WHEN 1 THEN 'NaN' WHEN 2 THEN '-Infinity' WHEN 3 THEN '1e-45' WHEN 4 THEN '3.4028235e38' WHEN 5 THEN '-0' \
+         ELSE ((random() - 0.5) * power(10, random() * 76 - 38))::float4::text END",
+        &["inf", "1e+5 "],
+    ),
+    (
+        "float8",
+        "CASE i WHEN 1 THEN 'NaN' WHEN 2 THEN 'Infinity' WHEN 3 THEN '4.9e-324' WHEN 4 THEN '1.7976931348623157e308' \
+         WHEN 5 THEN '-0' ELSE ((random() - 0.5) * power(10, random() * 600 - 300))::text END",
+        &["infinity", "0x1"],
+    ),
+    (
+        "numeric",
+        "CASE i WHEN 1 THEN 'NaN' WHEN 2 THEN 'Infinity' WHEN 3 THEN '-Infinity' WHEN 4 THEN '0.000' \
+         WHEN 5 THEN repeat('9', 1000) || '.' || repeat('0', 99) || '1' WHEN 6 THEN '-0.' || repeat('0', 300) || '1' \
+         WHEN 7 THEN '1' || repeat('0', 500) \
+         ELSE round(((random() - 0.5) * power(10, random() * 60 - 20))::numeric, (random() * 30)::int)::text END",
+        &["1e10", " 7"],
+    ),
+    ("text", "CASE i % 3 WHEN 0 THEN '' WHEN 1 THEN 'NULL' ELSE E'\\\\x\\t\u{e9}\u{1F6A2}\"{}' || i END", &[]),
+    ("varchar(40)", "md5(i::text)", &[]),
+    ("bytea", "decode(md5(i::text) || CASE i % 2 WHEN 0 THEN '00' ELSE '' END, 'hex')", &["\\000a"]),
+    ("uuid", "gen_random_uuid()", &["{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}"]),
+    (
+        "date",
+        "CASE i WHEN 1 THEN 'infinity' WHEN 2 THEN '-infinity' WHEN 3 THEN '0001-01-01' WHEN 4 THEN '9999-12-31' \
+         WHEN 5 THEN '2000-02-29' ELSE (date '0001-01-01' + (random() * 3652058)::int)::text END",
+        &["0044-03-15 BC", "5874897-12-31"],
+    ),
+    (
+        "timestamp",
+        "CASE i WHEN 1 THEN 'infinity' WHEN 2 THEN '-infinity' WHEN 3 THEN '0001-01-01 00:00:00' \
+         WHEN 4 THEN '9999-12-31 23:59:59.999999' \
+         ELSE (timestamp '0001-01-02' + random() * interval '9990 years')::text END",
+        &["4713-01-01 00:00:00 BC", "294276-12-31 23:59:59.999999", "2000-01-01T00:00:00"],
+    ),
+    (
+        "timestamptz",
+        "CASE i WHEN 1 THEN 'infinity' WHEN 2 THEN '-infinity' WHEN 3 THEN '1969-12-31 23:59:59.9+00' \
+         ELSE (timestamptz '0001-01-02' + random() * interval '9990 years')::text END",
+        &["0001-01-01 00:00:00+00 BC", "2000-01-01 00:00:00+02", "294276-12-31 23:59:59.999999+00"],
+    ),
+    ("json", "CASE i % 2 WHEN 0 THEN '{\"a\": 1,  \"a\":2}' ELSE '\"' || md5(i::text) || '\"' END", &[]),
+    ("jsonb", "jsonb_build_object('k', i, 'l', ARRAY[NULL, md5(i::text)])", &[]),
+];
+
+#[tokio::test]
+async fn l3_every_typed_value_arrives_as_the_text_that_was_sent() {
+    let columns: Vec<String> = TYPES.iter().enumerate().map(|(at, kind)| format!("c{at} {}", kind.0)).collect();
+    let texts: Vec<String> = (0..TYPES.len()).map(|at| format!("c{at} text")).collect();
+    let values: Vec<String> = TYPES.iter().map(|kind| format!("({})::{}::text", kind.1, kind.0)).collect();
+    let basin = basin(&format!(
+        "CREATE TABLE t (id int PRIMARY KEY, {}); CREATE TABLE sent (id int PRIMARY KEY, {}); \
+         INSERT INTO sent SELECT i, {} FROM generate_series(1, 3000) i",
+        columns.join(", "),
+        texts.join(", "),
+        values.join(", ")
+    ))
+    .await;
+    let plan = basin.plan(&[("t", &[0])]).await;
+    let rows = basin.client.query("SELECT id::text, sent.* FROM sent ORDER BY id", &[]).await.unwrap();
+    let all: Columns = (0..=TYPES.len() as u16).collect();
+    let row = |row: &tokio_postgres::Row| -> Box<[Datum]> {
+        let text = |at| row.get::<_, Option<String>>(at).map_or(Datum::Null, Datum::text);
+        std::iter::once(text(0)).chain((0..TYPES.len()).map(|at| text(at + 2))).collect()
+    };
+    let set = Set { columns: all, values: rows.iter().map(row).collect(), ..insert(0, &[], &[]) };
+    let typed = |at: usize| Typed::of(plan.targets[0].columns[at + 1].base_oid).unwrap();
+    for (at, kind) in TYPES.iter().enumerate() {
+        let column: Vec<&Datum> = set.values.iter().map(|row| &row[at + 1]).collect();
+        let (wire, _) = encode::column(Some(typed(at)), column.into_iter());
+        assert_eq!(wire, Wire::Typed(typed(at)), "{}: what the server prints has an image", kind.0);
+    }
+    apply(&basin, &plan, vec![whole(200, vec![set])]).await.unwrap();
+    for (at, kind) in TYPES.iter().enumerate() {
+        let differing =
+            format!("SELECT count(*) FROM t JOIN sent USING (id) WHERE t.c{at}::text IS DISTINCT FROM sent.c{at}");
+        assert_eq!(basin.text(&differing).await, "(0)", "{}", kind.0);
+    }
+    let mut position = 300;
+    for (at, kind) in TYPES.iter().enumerate() {
+        for text in kind.2 {
+            assert_eq!(encode::column(Some(typed(at)), [Datum::text(*text)].iter()).0, Wire::Text, "{} {text}", kind.0);
+            let sent = whole(position, vec![patch(0, &[at as u16 + 1], &[(&["1"], &[text])])]);
+            let own = basin.client.query_one(&format!("SELECT $1::text::{}::text", kind.0), &[text]).await;
+            match (own, apply(&basin, &plan, vec![sent]).await) {
+                (Ok(own), Ok(_)) => {
+                    let got = format!("SELECT c{at}::text FROM t WHERE id = 1");
+                    let got = basin.client.query_one(&got, &[]).await.unwrap();
+                    assert_eq!(got.get::<_, String>(0), own.get::<_, String>(0), "{} {text}", kind.0);
+                    position += 1;
+                }
+                (Err(_), Err(problem)) => assert_eq!(problem.code(), "VALUE_REFUSED", "{} {text}", kind.0),
+                (own, got) => panic!("{} {text}: server {:?}, writer {:?}", kind.0, own.is_ok(), got.is_ok()),
+            }
+        }
+    }
+}
+
+/// Processor time of this process in seconds (user and system).
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+/// A row of eight columns of the common types.
+fn measured_row(id: usize) -> Box<[Datum]> {
+    let text = [
+        id.to_string(),
+        (id % 1000).to_string(),
+        format!("{}.{:02}", id % 9973, id % 100),
+        (id % 17).to_string(),
+        format!("note number {id} of a customer"),
+        "t".to_owned(),
+        format!("2026-11-23 10:{:02}:{:02}.123456+00", id / 60 % 60, id % 60),
+        format!("a0eebc99-9c0b-4ef8-bb6d-{id:012x}"),
+    ];
+    text.into_iter().map(Datum::text).collect()
+}
+
+/// `cargo test --release -p falkirk --test apply -- --ignored --nocapture measure`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, not a claim"]
+async fn measure_rows_a_second_typed_against_text() {
+    const ROWS: usize = 500_000;
+    const BATCH: usize = 5_000;
+    let basin = basin(
+        "CREATE TABLE t (id bigint PRIMARY KEY, customer int, price numeric(10,2), qty int, note text, paid bool, \
+         at timestamptz, ref uuid)",
+    )
+    .await;
+    let typed = basin.plan(&[("t", &[0])]).await;
+    let mut text = (*typed).clone();
+    // No type with an image has this number: all columns go as text.
+    text.targets[0].columns.iter_mut().for_each(|column| column.base_oid = 0);
+    let text = Arc::new(text);
+    for (name, plan) in [("typed", &typed), ("text", &text), ("typed", &typed), ("text", &text)] {
+        basin.client.batch_execute("TRUNCATE t").await.unwrap();
+        basin.client.batch_execute("CHECKPOINT").await.unwrap();
+        let start = checkpoint::load(&basin.client, "shop", Link::Forward).await.unwrap().unwrap().position;
+        let mut position = start.0;
+        let mut writer = Writer::start(&basin.client, plan.clone(), basin.identity.clone(), start).await.unwrap();
+        let inserts: Vec<Set> = (0..ROWS / BATCH)
+            .map(|batch| Set {
+                values: (batch * BATCH..(batch + 1) * BATCH).map(measured_row).collect(),
+                ..insert(0, &[0, 1, 2, 3, 4, 5, 6, 7], &[])
+            })
+            .collect();
+        let patches: Vec<Set> = (0..200_000 / BATCH)
+            .map(|batch| {
+                let ids = (0..BATCH).map(|at| (batch * BATCH + at) * 7919 % ROWS);
+                Set {
+                    keys: ids.clone().map(|id| datums(&[&id.to_string()])).collect(),
+                    values: ids.map(|id| datums(&[&(id % 23).to_string()])).collect(),
+                    ..patch(0, &[3], &[])
+                }
+            })
+            .collect();
+        for (what, sets) in [("insert", inserts), ("update", patches)] {
+            let rows: usize = sets.iter().map(Set::rows).sum();
+            let (clock, cpu) = (std::time::Instant::now(), cpu_seconds());
+            for set in sets {
+                position += 10;
+                writer.write(whole(position, vec![set])).await.unwrap();
+            }
+            writer.settle().await.unwrap();
+            let (seconds, cpu) = (clock.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+            println!("{name} {what}: {:.0} rows/s, {seconds:.2} s, client cpu {cpu:.2} s", rows as f64 / seconds);
+        }
+    }
 }
