@@ -406,6 +406,55 @@ async fn l2_a_huge_transaction_in_parts_is_one_target_transaction_and_holds_its_
 }
 
 #[tokio::test]
+async fn l1_a_position_is_reported_only_after_its_commit_was_answered() {
+    let basin = basin("CREATE TABLE t (id int PRIMARY KEY)").await;
+    let plan = basin.plan(&[("t", &[0])]).await;
+    let other = basin.another().await;
+    let seen = async || {
+        let row = other.query_one("SELECT count(*) FROM t", &[]).await.unwrap();
+        row.get::<_, i64>(0)
+    };
+    let mut writer = Writer::start(&basin.client, plan, basin.identity.clone(), START).await.unwrap();
+    assert_eq!(writer.write(whole(200, vec![insert(0, &[0], &[&["1"]])])).await.unwrap(), START);
+    assert_eq!(seen().await, 0, "COMMIT is not sent before the counts were checked");
+    assert_eq!(writer.write(whole(300, vec![insert(0, &[0], &[&["2"]])])).await.unwrap(), START);
+    assert_eq!(writer.write(whole(400, vec![insert(0, &[0], &[&["3"]])])).await.unwrap(), Lsn(200));
+    assert_eq!(writer.settle().await.unwrap(), Lsn(400));
+    assert_eq!((seen().await, writer.durable()), (3, Lsn(400)));
+    // A connection that is lost asks for another try, from the checkpoint.
+    writer.write(whole(500, vec![insert(0, &[0], &[&["4"]])])).await.unwrap();
+    let end = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database() \
+        AND pid <> pg_backend_pid()";
+    other.batch_execute(end).await.unwrap();
+    let problem = writer.settle().await.unwrap_err();
+    assert_eq!((problem.action(), writer.durable(), seen().await), (Action::Retry, Lsn(400), 3), "{problem}");
+}
+
+#[tokio::test]
+async fn l2_a_commit_that_fails_takes_the_batch_behind_it_along_and_names_its_own_position() {
+    let basin = basin(
+        "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE q (id int PRIMARY KEY); \
+         CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p DEFERRABLE)",
+    )
+    .await;
+    let plan = basin.plan(&[("p", &[0]), ("c", &[0]), ("q", &[0])]).await;
+    let batches = vec![
+        whole(200, vec![insert(0, &[0], &[&["1"]])]),
+        whole(300, vec![insert(1, &[0, 1], &[&["1", "9"]])]),
+        whole(400, vec![insert(0, &[0], &[&["2"]])]),
+        whole(500, vec![insert(2, &[0], &[&["2"]])]),
+    ];
+    let problem = apply(&basin, &plan, batches).await.unwrap_err();
+    assert_eq!((problem.code(), problem.action(), problem.at()), ("FOREIGN_KEY", Action::Strictly, Some(Lsn(300))));
+    assert_eq!(basin.text("SELECT (SELECT count(*) FROM p), (SELECT count(*) FROM c)").await, "(1,0)");
+    // A batch whose statement is new cannot be prepared while the one before it has failed: that one is named.
+    let batches = vec![whole(300, vec![insert(0, &[0], &[&["5"], &["5"]])]), whole(400, vec![delete(2, &[&["1"]])])];
+    let problem = apply(&basin, &plan, batches).await.unwrap_err();
+    assert_eq!((problem.code(), problem.at()), ("CONFLICT", Some(Lsn(300))));
+    assert!(problem.to_string().contains("public.p"), "{problem}");
+}
+
+#[tokio::test]
 async fn l3_values_without_an_exact_image_are_left_to_the_server() {
     let basin = basin(
         "CREATE DOMAIN short AS varchar(3); CREATE TYPE mood AS ENUM ('sad', 'ok'); \
@@ -696,7 +745,7 @@ async fn l3_every_typed_value_arrives_as_the_text_that_was_sent() {
     ))
     .await;
     let plan = basin.plan(&[("t", &[0])]).await;
-    let rows = basin.client.query("SELECT id::text, sent.* FROM sent ORDER BY id", &[]).await.unwrap();
+    let rows = basin.client.query("SELECT id::text, sent.* FROM sent ORDER BY sent.id", &[]).await.unwrap();
     let all: Columns = (0..=TYPES.len() as u16).collect();
     let row = |row: &tokio_postgres::Row| -> Box<[Datum]> {
         let text = |at| row.get::<_, Option<String>>(at).map_or(Datum::Null, Datum::text);

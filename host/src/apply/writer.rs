@@ -159,7 +159,7 @@ impl<'c> Writer<'c> {
     }
 
     /// Sends a batch and returns once the one before it was checked. Reports the durable position, which lies before
-    /// this batch: `settle` brings it up.
+    /// this batch: `settle` brings it up. Not to be dropped half-way: the writer is of no more use then.
     pub async fn write(&mut self, batch: Batch) -> Outcome<Lsn> {
         self.usable()?;
         let continues = self.open.as_ref().is_some_and(|open| !open.closed);
@@ -167,8 +167,13 @@ impl<'c> Writer<'c> {
             self.broken = true;
             return Err(Problem::stop(Blame::Host, "BATCH_ORDER", "a batch does not continue the open transaction"));
         }
+        // Until the end is reached: a write that is dropped half-way has sent a part of the batch.
+        self.broken = true;
         match self.write_sets(&batch).await {
-            Ok(()) => Ok(self.durable),
+            Ok(()) => {
+                self.broken = false;
+                Ok(self.durable)
+            }
             Err(problem) => {
                 // The earlier transaction's problems have named theirs; what is left belongs to this batch.
                 let problem = match batch.last.map(|closing| closing.position).or(batch.first) {
@@ -389,6 +394,8 @@ impl<'c> Writer<'c> {
         match expected {
             Expected::Checkpoint if count != 1 => {
                 // The other host's row must be read outside our transaction, which saw its own time only.
+                // Before the first wait: a caller that stops waiting here must never get to a COMMIT (L1).
+                (self.broken, self.open) = (true, None);
                 self.sent.clear();
                 let _ = self.client.batch_execute("ROLLBACK").await;
                 let LinkIdentity { migration, link, epoch, .. } = &self.identity;
