@@ -149,7 +149,7 @@ impl Assembler {
             }
             Message::Logical { transactional, prefix, content } => {
                 if transactional && prefix == marker::PREFIX {
-                    self.signed(Marker::parse(&content))?;
+                    self.signed(marker::parse_marker(&content))?;
                 }
                 Ok(())
             }

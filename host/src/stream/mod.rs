@@ -339,7 +339,7 @@ impl Lifter {
                 Err(problem) => return Work::End(Err(problem)),
             };
         }
-        let segments = match self.lifting.lift(&changes, &self.relations) {
+        let segments = match self.lifting.lift(&changes, &self.relations, self.assembler.one_by_one) {
             Ok(segments) => segments,
             Err(fault) => {
                 let at = changes[fault.change].at;
@@ -352,7 +352,7 @@ impl Lifter {
                 }
                 // L3: what stands before the change is applied first. The problem comes back with the next batch: the
                 // stream is read again from there.
-                match self.lifting.lift(&changes, &self.relations) {
+                match self.lifting.lift(&changes, &self.relations, self.assembler.one_by_one) {
                     Ok(segments) => {
                         self.assembler.end_with(problem);
                         segments

@@ -36,31 +36,50 @@ pub async fn read(
             Ok(()) = durable.changed() => stream.report(*durable.borrow_and_update()),
             read = stream.next(&mut frames) => {
                 read?;
-                let mut items = Vec::with_capacity(frames.len());
-                for frame in frames.drain(..) {
-                    match frame {
-                        Frame::Data { payload } => items.extend(decoder.decode(payload)?.map(Item::Message)),
-                        Frame::Keepalive { wal_end, .. } => items.push(Item::Idle(wal_end)),
-                    }
-                }
-                // A short sleep after a short read costs latency, so only while there is more waiting than being read.
+                let items = decode(&mut decoder, &mut frames)?;
+                // A short sleep after a short read costs latency, so only while more is waiting than is being read.
                 stream.set_nap(queue.capacity() < queue.max_capacity());
-                let permit = loop {
-                    tokio::select! {
-                        permit = queue.reserve() => break permit,
-                        Ok(()) = durable.changed() => stream.report(*durable.borrow_and_update()),
-                        idle = stream.idle() => idle?,
-                        _ = stop.wait_for(|stop| *stop) => {}
-                    }
-                };
-                match permit {
-                    Ok(permit) => permit.send(items),
-                    Err(_) => break,
+                if !hand_on(&mut stream, &queue, items, &mut durable).await? {
+                    break;
                 }
             }
         }
     }
     drop(queue);
+    report_the_rest(stream, durable).await
+}
+
+fn decode(decoder: &mut Decoder, frames: &mut Vec<Frame>) -> Outcome<Vec<Item>> {
+    let mut items = Vec::with_capacity(frames.len());
+    for frame in frames.drain(..) {
+        match frame {
+            Frame::Data { payload } => items.extend(decoder.decode(payload)?.map(Item::Message)),
+            Frame::Keepalive { wal_end, .. } => items.push(Item::Idle(wal_end)),
+        }
+    }
+    Ok(items)
+}
+
+/// Waits for a place in the queue, and goes on talking to the source meanwhile. `false`: nobody takes anything more.
+async fn hand_on(
+    stream: &mut ReplicationStream,
+    queue: &mpsc::Sender<Vec<Item>>,
+    items: Vec<Item>,
+    durable: &mut watch::Receiver<Lsn>,
+) -> Outcome<bool> {
+    loop {
+        tokio::select! {
+            biased;
+            permit = queue.reserve() => {
+                return Ok(permit.map(|permit| permit.send(items)).is_ok());
+            }
+            Ok(()) = durable.changed() => stream.report(*durable.borrow_and_update()),
+            idle = stream.idle() => idle?,
+        }
+    }
+}
+
+async fn report_the_rest(mut stream: ReplicationStream, mut durable: watch::Receiver<Lsn>) -> Outcome<()> {
     loop {
         tokio::select! {
             changed = durable.changed() => match changed {
