@@ -17,9 +17,20 @@ pub mod plan;
 pub mod problem;
 
 pub mod apply;
+pub mod build;
 pub mod decode;
 pub mod pg;
 pub mod source;
 pub mod transform;
 
+pub mod check;
+pub mod clean;
+pub mod config;
+pub mod copy;
+pub mod link;
 pub mod stream;
+pub mod status;
+pub mod supervisor;
+
+pub mod cli;
+pub mod show;

@@ -4,11 +4,22 @@
 //! schema is `wit/manifest.schema.json`.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
 use crate::names::TableName;
 
 /// The manifest's format that this host speaks.
 pub const FORMAT: u32 = 1;
+
+/// The way a link runs a transform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// Reads blue, writes green.
+    Forward,
+    /// Reads green, writes blue.
+    Backward,
+}
 
 /// What a transform is and which rows stand for which.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,13 +35,71 @@ pub struct Manifest {
     pub to: String,
     /// Key maps: pairs of keys that stand for each other. Not yet accepted by this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub maps: Option<serde_json::Value>,
+    pub maps: Option<Json>,
     /// Rules for blue's tables.
     #[serde(default)]
     pub forward: Vec<Rule>,
     /// Rules for green's tables.
     #[serde(default)]
     pub backward: Vec<Rule>,
+}
+
+impl Manifest {
+    /// The rules of one direction.
+    pub fn rules(&self, direction: Direction) -> &[Rule] {
+        match direction {
+            Direction::Forward => &self.forward,
+            Direction::Backward => &self.backward,
+        }
+    }
+
+    /// A manifest out of its text. The error names the place within the document.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let json: Json = serde_json::from_str(text).map_err(|error| format!("the manifest is not JSON: {error}"))?;
+        // First of all: another format has other keys, and complaining about those would mislead.
+        match json.get("falkirk").and_then(Json::as_u64) {
+            Some(format) if format == u64::from(FORMAT) => {}
+            Some(format) => return Err(format!("the manifest has format {format}, this host speaks {FORMAT}")),
+            None => return Err("the manifest does not say its format: `falkirk` is missing or no number".into()),
+        }
+        // Out of the text, not out of `json`: a key that is given twice must be refused as well.
+        serde_json::from_str(text).map_err(|error| match place(&json) {
+            Some((place, error)) => format!("the manifest is invalid at {place}: {error}"),
+            None => format!("the manifest is invalid: {error}"),
+        })
+    }
+}
+
+/// The innermost rule, output, group or column that is not what it should be.
+fn place(json: &Json) -> Option<(String, String)> {
+    ["forward", "backward"].into_iter().find_map(|direction| {
+        elements(json, direction).find_map(|(at, rule)| {
+            let column = elements(rule, "columns").find_map(|(here, column)| fault::<Asked>(column, &[&at, &here]));
+            let output = || {
+                elements(rule, "outputs").find_map(|(here, output)| {
+                    let mut groups = elements(output, "computed");
+                    let group = groups.find_map(|(inner, group)| fault::<Group>(group, &[&at, &here, &inner]));
+                    group.or_else(|| fault::<Output>(output, &[&at, &here]))
+                })
+            };
+            column.or_else(output).or_else(|| fault::<Rule>(rule, &[&at]))
+        })
+    })
+}
+
+fn elements<'a>(json: &'a Json, key: &'static str) -> impl Iterator<Item = (String, &'a Json)> {
+    let list = json.get(key).and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
+    list.iter().enumerate().map(move |(position, element)| (format!("{key}[{position}]"), element))
+}
+
+fn fault<T: serde::de::DeserializeOwned>(json: &Json, place: &[&str]) -> Option<(String, String)> {
+    let error = T::deserialize(json).err()?;
+    let names_column = std::any::type_name::<T>() == std::any::type_name::<Asked>();
+    let error = match names_column {
+        true => "expected a column's name, or {\"name\": .., \"as\": \"text\"}".to_owned(),
+        false => error.to_string(),
+    };
+    Some((place.join("."), error))
 }
 
 /// What the rows of one source table stand for.
@@ -44,10 +113,10 @@ pub struct Rule {
     pub columns: Vec<Asked>,
     /// Rows of other source tables that the guest is handed as well. Not yet accepted by this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub related: Option<serde_json::Value>,
+    pub related: Option<Json>,
     /// Two columns that are a pair of a key map. Not yet accepted by this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bind: Option<serde_json::Value>,
+    pub bind: Option<Json>,
     /// The target rows; none: rows of this table stand for nothing on the other side, on purpose.
     #[serde(default)]
     pub outputs: Vec<Output>,
@@ -163,13 +232,13 @@ pub struct Output {
     pub on_delete: OnDelete,
     /// Filled through a key map. Not yet accepted by this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mapped: Option<serde_json::Value>,
+    pub mapped: Option<Json>,
     /// The columns by which a patch finds its row. Not yet accepted by this host.
     #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
-    pub matching: Option<serde_json::Value>,
+    pub matching: Option<Json>,
     /// What a patch does when its source row goes. Not yet accepted by this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub on_remove: Option<serde_json::Value>,
+    pub on_remove: Option<Json>,
 }
 
 /// Columns of an output that are computed together: the unit of writing and of conflict.

@@ -46,6 +46,9 @@ impl Relations {
 
     /// Takes a description. A problem if the table's shape is not the one that the plan was made for.
     pub fn describe(&mut self, plan: &Plan, relation: &Relation) -> Outcome<()> {
+        if let Some(old) = plan.oids.get(&relation.oid).filter(|old| **old != relation.name) {
+            return Err(renamed(plan, relation, old));
+        }
         let Some(source) = plan.by_name.get(&relation.name).copied() else {
             if !self.left_out.contains(&relation.name) {
                 return Err(unknown(relation));
@@ -106,6 +109,16 @@ fn changed(known: &Source, differences: &[(String, String)]) -> Problem {
         "undo the change on the source and start again; or, to go on with the new columns, bring the target to them and \
          start over with `falkirk clean` and `falkirk run`",
     )
+}
+
+fn renamed(plan: &Plan, relation: &Relation, old: &TableName) -> Problem {
+    let known = plan.by_name.contains_key(old);
+    let what = format!("the table {old} is now called {}; everything before is applied", relation.name);
+    let problem = Problem::stop(Blame::Source, "SCHEMA_CHANGED", what).table(old);
+    match known {
+        true => problem.remedy("give it its old name again, or start over with `falkirk clean` and `falkirk run`"),
+        false => problem.remedy("start the host again"),
+    }
 }
 
 fn unknown(relation: &Relation) -> Problem {
