@@ -351,7 +351,15 @@ fn native(rows: &[&Image]) -> Vec<Answer> {
 #[ignore = "prints figures: cargo test --release -p falkirk --test transform -- --ignored --nocapture"]
 fn what_a_row_costs() {
     let plan = customer();
+    let file = std::fs::read(Path::new(env!("CARGO_TARGET_TMPDIR")).join("shop.wasm"));
+    let started = Instant::now();
     let mut guest = Guest::new(shop(), Direction::Forward, Limits::default());
+    println!("build, if any, and load: {:.1?}", started.elapsed());
+    if let Ok(bytes) = file {
+        let started = Instant::now();
+        Artifact::from_bytes("shop.wasm", &bytes, None, &Limits::default()).unwrap();
+        println!("load of {} bytes: {:.1?}", bytes.len(), started.elapsed());
+    }
     for size in [1, 100, 1_000] {
         let images: Vec<Image> =
             (0..size).map(|row| Image::from_datums(&[Datum::text(format!("Mary Ann{row} Jones"))])).collect();
