@@ -25,11 +25,11 @@ pub use wit_bindgen::rt;
 macro_rules! export {
     ($step:path) => {
         #[cfg(target_family = "wasm")]
-        mod falkirk_export {
+        const _: () = {
             struct Transform;
 
             thread_local! {
-                static STEP: $crate::Step = super::$step();
+                static STEP: $crate::Step = $step();
             }
 
             impl $crate::wire::Guest for Transform {
@@ -52,7 +52,7 @@ macro_rules! export {
                 }
             }
 
-            $crate::wire::export_bindings!(Transform with_types_in $crate::wire);
-        }
+    $crate::wire::export_bindings!(Transform with_types_in $crate::wire);
+        };
     };
 }
