@@ -112,6 +112,50 @@ fn errors_of_a_live_server_are_understood_and_give_no_value_away() {
     assert_eq!((constraint.as_deref(), table.unwrap().to_string().as_str()), (Some("t_pkey"), "public.t"));
 }
 
+/// Makes an authority and a certificate for localhost, and has the server use it. False without the tools for it.
+fn encrypt(stage: &Stage) -> bool {
+    let files = stage.folder().display();
+    let script = format!(
+        "cd {files} && openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.pem &&
+         openssl req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout server.key -out server.csr &&
+         echo 'subjectAltName=DNS:localhost' >names &&
+         openssl x509 -req -days 2 -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile names -out server.pem &&
+         cp server.key server.pem {data} && chown --reference={data}/postgresql.conf {data}/server.* &&
+         chmod 600 {data}/server.key",
+        data = stage.blue.server().folder().join("data").display(),
+    );
+    let made = Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).status();
+    if !made.is_ok_and(|status| status.success()) {
+        return false;
+    }
+    for setting in ["ssl_cert_file = 'server.pem'", "ssl_key_file = 'server.key'", "ssl = on"] {
+        stage.blue.admin(&format!("ALTER SYSTEM SET {setting}"));
+    }
+    stage.blue.server().stop_fast().unwrap();
+    stage.blue.server().start_again().unwrap();
+    true
+}
+
+#[test]
+fn row_7_a_session_is_encrypted_and_only_a_server_with_a_trusted_name_is_spoken_to() {
+    let stage = Stage::with_own_servers("encrypted", &[]);
+    stage.schemas("CREATE TABLE t (id int)", "CREATE TABLE t (id int)");
+    if !encrypt(&stage) {
+        eprintln!("not tried: no openssl on this machine");
+        return;
+    }
+    let root = stage.folder().join("ca.pem");
+    let url =
+        |host: &str, root: &str| format!("{}?sslmode=verify-full{root}", stage.blue.url().replace("127.0.0.1", host));
+    let trusted = format!("&sslrootcert={}", root.display());
+    let sql = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    assert_eq!(ask(&url("localhost", &trusted), sql).unwrap(), "t");
+    let other_name = ask(&url("127.0.0.1", &trusted), sql).unwrap_err();
+    assert!(other_name.to_string().contains("certificate"), "{other_name}");
+    let unknown = ask(&url("localhost", ""), sql).unwrap_err();
+    assert!(unknown.code() == "TLS_ROOTS" || unknown.to_string().contains("certificate"), "{unknown}");
+}
+
 #[test]
 fn a_paused_server_hangs_and_goes_on() {
     let stage = Stage::with_own_servers("paused", &[]);

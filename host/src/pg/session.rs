@@ -152,11 +152,7 @@ impl Session {
         self.server_version_num = row.number(0)?;
         self.role = row.text(1)?;
         self.superuser = row.flag(2)?;
-        let wrong = |(place, (name, wanted)): (usize, &(&str, &str))| {
-            let got = row.get(place + 3).unwrap_or_default();
-            (got != *wanted).then(|| format!("{name} is `{got}` and not `{wanted}`"))
-        };
-        let wrong: Vec<String> = VERIFIED.iter().enumerate().filter_map(wrong).collect();
+        let wrong = unpinned(VERIFIED, &row.0[3..]);
         match wrong.is_empty() {
             true => Ok(()),
             false => Err(Problem::refuse(
@@ -185,6 +181,15 @@ fn configuration(address: &Address, purpose: &str) -> Config {
 fn options_of(pins: &[(&str, &str)]) -> String {
     let escape = |value: &str| value.replace('\\', "\\\\").replace(' ', "\\ ");
     pins.iter().map(|(name, value)| format!("-c {name}={}", escape(value))).collect::<Vec<_>>().join(" ")
+}
+
+/// The settings that are not what they were pinned to, in words.
+fn unpinned(wanted: &[(&str, &str)], got: &[Option<String>]) -> Vec<String> {
+    let differs = |((name, wanted), got): (&(&str, &str), &Option<String>)| {
+        let got = got.as_deref().unwrap_or("not known");
+        (got != *wanted).then(|| format!("{name} is `{got}` and not `{wanted}`"))
+    };
+    wanted.iter().zip(got).filter_map(differs).collect()
 }
 
 /// Lets the connection run by itself, and keeps what ended it.
@@ -296,6 +301,13 @@ mod tests {
     fn pins_reach_the_server_whole_also_with_blanks_backslashes_and_without_a_value() {
         let options = options_of(&[("datestyle", "ISO, MDY"), ("search_path", ""), ("odd", "a\\b")]);
         assert_eq!(options, "-c datestyle=ISO,\\ MDY -c search_path= -c odd=a\\\\b");
+    }
+
+    #[test]
+    fn a_setting_that_a_pooler_dropped_is_named_with_both_values() {
+        let got = [Some("ISO, MDY"), Some("public"), Some("UTC"), None].map(|value| value.map(str::to_owned));
+        let wanted = [("DateStyle", "ISO, MDY"), ("search_path", ""), ("TimeZone", "UTC"), ("gone", "x")];
+        assert_eq!(unpinned(&wanted, &got), ["search_path is `public` and not ``", "gone is `not known` and not `x`"]);
     }
 
     #[test]
