@@ -2,11 +2,11 @@
 //!
 //! Rows of the application are never touched. What the role may not undo is named with its SQL.
 
+use crate::catalog::ReplicaIdentity;
 use crate::config::Settings;
 use crate::names::{quote_name, quote_text};
 use crate::pg::session::Session;
 use crate::pg::{catalog, facts};
-use crate::catalog::ReplicaIdentity;
 use crate::problem::{Blame, Outcome, Problem};
 
 /// What was removed, and what is left to people.
@@ -34,8 +34,12 @@ async fn slot(settings: &Settings, source: &Session, cleaned: &mut Cleaned) -> O
     let name = settings.slot();
     let Some(slot) = facts::slot(source, &name).await? else { return Ok(()) };
     if let Some(pid) = slot.active_pid {
-        return Err(Problem::refuse(Blame::Host, "SLOT_IN_USE", format!("a host still reads the slot {name} (server process {pid})"))
-            .remedy("end the host first"));
+        return Err(Problem::refuse(
+            Blame::Host,
+            "SLOT_IN_USE",
+            format!("a host still reads the slot {name} (server process {pid})"),
+        )
+        .remedy("end the host first"));
     }
     source.run(&format!("SELECT pg_drop_replication_slot({})", quote_text(&name))).await?;
     cleaned.removed.push(format!("slot {name}"));

@@ -28,8 +28,8 @@ pub mod clean;
 pub mod config;
 pub mod copy;
 pub mod link;
-pub mod stream;
 pub mod status;
+pub mod stream;
 pub mod supervisor;
 
 pub mod cli;

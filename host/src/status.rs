@@ -115,7 +115,9 @@ async fn read_target(settings: &Settings, target: &Session, now: Lsn, status: &m
     status.artifact = checkpoint.artifact;
     if let (Some(committed_us), true) = (checkpoint.committed_at_us, status.lag_bytes > 0) {
         let age = target
-            .one(&format!("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8 - 946684800000000 - {committed_us}"))
+            .one(&format!(
+                "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8 - 946684800000000 - {committed_us}"
+            ))
             .await?;
         status.lag_seconds = age.number::<i64>(0)?.max(0) as f64 / 1e6;
     }
@@ -131,8 +133,12 @@ fn warn(settings: &Settings, status: &mut Status) {
         ));
     }
     match status.slot.as_str() {
-        "unreserved" => status.warnings.push("the slot is about to lose log that the link needs: let the host run now".into()),
-        "lost" => status.warnings.push("the slot has lost log that the link needs: `falkirk clean`, then `falkirk run` copies anew".into()),
+        "unreserved" => {
+            status.warnings.push("the slot is about to lose log that the link needs: let the host run now".into())
+        }
+        "lost" => status
+            .warnings
+            .push("the slot has lost log that the link needs: `falkirk clean`, then `falkirk run` copies anew".into()),
         "missing" if status.phase != "not started" && status.phase != "preparing" => {
             status.warnings.push("the slot is gone: `falkirk clean`, then `falkirk run` copies anew".into());
         }

@@ -56,13 +56,21 @@ pub async fn load_artifact(settings: &Settings) -> Result<Option<Arc<Artifact>>,
         if settings.transforms.is_empty() {
             return Ok(None);
         }
-        return Err(Problem::refuse(Blame::Config, "NOT_SUPPORTED", "this release runs one transform, for one version step")
-            .remedy("name one artifact in `transforms`"));
+        return Err(Problem::refuse(
+            Blame::Config,
+            "NOT_SUPPORTED",
+            "this release runs one transform, for one version step",
+        )
+        .remedy("name one artifact in `transforms`"));
     };
     let (file, limits) = (file.clone(), settings.limits);
     let load = move || Artifact::load(&file.path, file.pin.as_deref(), &limits);
     let loaded = tokio::task::spawn_blocking(load).await;
-    loaded.unwrap_or_else(|_| Err(Problem::retry(Blame::Host, "TASK_LOST", "loading the artifact ended without an answer"))).map(|artifact| Some(Arc::new(artifact)))
+    loaded
+        .unwrap_or_else(|_| {
+            Err(Problem::retry(Blame::Host, "TASK_LOST", "loading the artifact ended without an answer"))
+        })
+        .map(|artifact| Some(Arc::new(artifact)))
 }
 
 /// Runs the link until it is told to stop, until it has caught up, or until a problem that waiting does not mend.
@@ -166,7 +174,10 @@ fn summary(live: &watch::Sender<Live>) -> Summary {
 
 /// Keeps the last problem for `status`; a target that cannot be reached has other worries.
 async fn record(settings: &Settings, problems: &[Problem]) {
-    let Some(problem) = problems.first().filter(|problem| problem.code() != "LINK_HELD" && problem.code() != "FENCED") else { return };
+    let Some(problem) = problems.first().filter(|problem| problem.code() != "LINK_HELD" && problem.code() != "FENCED")
+    else {
+        return;
+    };
     let Ok(session) = Session::connect(&settings.target().address, "record").await else { return };
     // Before the first start there is no table to keep it in.
     let _ = checkpoint::record_problem(session.client(), &settings.name, Link::Forward, problem).await;

@@ -87,7 +87,10 @@ fn rules<'a>(given: &Given<'a>, problems: &mut Vec<Problem>) -> &'a [Rule] {
             Problem::refuse(
                 Blame::Config,
                 "WRONG_STEP",
-                format!("the transform leads from version {} to {}, the configuration from {from} to {to}", manifest.from, manifest.to),
+                format!(
+                    "the transform leads from version {} to {}, the configuration from {from} to {to}",
+                    manifest.from, manifest.to
+                ),
             )
             .artifact(artifact.label())
             .remedy("name the artifact of this step in `transforms`, or correct schema_version"),

@@ -30,13 +30,20 @@ pub(super) async fn check(given: &Given<'_>, plan: &Plan, findings: &mut Finding
             return Ok(());
         }
         let not_owned = plan.sources.iter().filter(|source| {
-            !findings.source_facts.superuser && findings.source.tables.get(&source.name).is_some_and(|table| !table.rights.own)
+            !findings.source_facts.superuser
+                && findings.source.tables.get(&source.name).is_some_and(|table| !table.rights.own)
         });
         let not_owned: Vec<String> = not_owned.map(|source| source.name.to_string()).collect();
         if !not_owned.is_empty() {
             findings.problems.push(
-                refuse("PUBLICATION_MISSING", format!("the publication {name} does not exist, and the role does not own {}", not_owned.join(", ")))
-                    .remedy(format!("let the tables' owner run: {};", create_sql(&name, plan))),
+                refuse(
+                    "PUBLICATION_MISSING",
+                    format!(
+                        "the publication {name} does not exist, and the role does not own {}",
+                        not_owned.join(", ")
+                    ),
+                )
+                .remedy(format!("let the tables' owner run: {};", create_sql(&name, plan))),
             );
         }
         return Ok(());
@@ -50,14 +57,21 @@ pub(super) async fn check(given: &Given<'_>, plan: &Plan, findings: &mut Finding
     if !missing.is_empty() {
         findings.problems.push(
             refuse("PUBLICATION_TABLES", format!("the publication {name} does not carry {}", missing.join(", ")))
-                .remedy(format!("before the first start: ALTER PUBLICATION {} ADD TABLE {};", quote_name(&name), missing.join(", "))),
+                .remedy(format!(
+                    "before the first start: ALTER PUBLICATION {} ADD TABLE {};",
+                    quote_name(&name),
+                    missing.join(", ")
+                )),
         );
     }
     let kinds = [publication.insert, publication.update, publication.delete, publication.truncate];
     if kinds.contains(&false) || plan.sources.iter().any(|source| publication.filtered.contains(&source.name)) {
         findings.problems.push(
-            refuse("PUBLICATION_FILTERS", format!("the publication {name} leaves out rows, columns or kinds of changes"))
-                .remedy(format!("drop it and let `falkirk run` make it, or: {};", create_sql(&name, plan))),
+            refuse(
+                "PUBLICATION_FILTERS",
+                format!("the publication {name} leaves out rows, columns or kinds of changes"),
+            )
+            .remedy(format!("drop it and let `falkirk run` make it, or: {};", create_sql(&name, plan))),
         );
     }
     Ok(())
@@ -68,5 +82,7 @@ fn carries(publication: &facts::PublicationFacts, findings: &Findings, table: &c
         return true;
     }
     let mut leaves = findings.source.tables.values().filter(|leaf| leaf.root.as_ref() == Some(table)).peekable();
-    leaves.peek().is_some() && leaves.all(|leaf| publication.sends.contains(&leaf.name) || leaf.kind == crate::catalog::TableKind::Partitioned)
+    leaves.peek().is_some()
+        && leaves
+            .all(|leaf| publication.sends.contains(&leaf.name) || leaf.kind == crate::catalog::TableKind::Partitioned)
 }

@@ -14,23 +14,38 @@ pub(super) fn check(given: &Given<'_>, findings: &mut Findings) {
     let mut warnings = Vec::new();
     for (side, facts) in [("blue", source), ("green", target)] {
         if facts.version_num < VERSION_LEAST {
-            problems.push(refuse("VERSION", format!("{side} runs PostgreSQL {}; 14 is the oldest that sends markers", facts.version_num / 10_000))
-                .remedy("upgrade the server"));
+            problems.push(
+                refuse(
+                    "VERSION",
+                    format!(
+                        "{side} runs PostgreSQL {}; 14 is the oldest that sends markers",
+                        facts.version_num / 10_000
+                    ),
+                )
+                .remedy("upgrade the server"),
+            );
         }
         if facts.version_num > VERSION_TESTED_MOST {
-            warnings.push(format!("{side} runs PostgreSQL {}, which is newer than what was tested", facts.version_num / 10_000));
+            warnings.push(format!(
+                "{side} runs PostgreSQL {}, which is newer than what was tested",
+                facts.version_num / 10_000
+            ));
         }
         if facts.encoding == "SQL_ASCII" {
-            problems.push(refuse("ENCODING", format!("{side} has the encoding SQL_ASCII: its text has no known letters"))
-                .remedy("use a database with the encoding UTF8"));
+            problems.push(
+                refuse("ENCODING", format!("{side} has the encoding SQL_ASCII: its text has no known letters"))
+                    .remedy("use a database with the encoding UTF8"),
+            );
         }
         if !facts.fsync {
             warnings.push(format!("{side} runs with fsync = off: after a crash nothing is certain (L1)"));
         }
     }
     if same_database(source, target) {
-        problems.push(Problem::refuse(Blame::Config, "SAME_DATABASE", "blue and green are the same database")
-            .remedy("correct the addresses in [blue] and [green]"));
+        problems.push(
+            Problem::refuse(Blame::Config, "SAME_DATABASE", "blue and green are the same database")
+                .remedy("correct the addresses in [blue] and [green]"),
+        );
     }
     source_problems(given, source, &mut problems, &mut warnings);
     target_problems(target, &mut problems);
@@ -49,22 +64,38 @@ fn same_database(source: &ServerFacts, target: &ServerFacts) -> bool {
 
 fn source_problems(given: &Given<'_>, source: &ServerFacts, problems: &mut Vec<Problem>, warnings: &mut Vec<String>) {
     if source.in_recovery {
-        problems.push(refuse("STANDBY", "blue is a standby: its slots can be lost at any moment (pitfall 76)".into())
-            .remedy("name the primary in [blue]"));
+        problems.push(
+            refuse("STANDBY", "blue is a standby: its slots can be lost at any moment (pitfall 76)".into())
+                .remedy("name the primary in [blue]"),
+        );
     }
     if source.wal_level != "logical" {
-        problems.push(refuse("WAL_LEVEL", format!("blue has wal_level = {}", source.wal_level))
-            .remedy("ALTER SYSTEM SET wal_level = 'logical'; then restart the server"));
+        problems.push(
+            refuse("WAL_LEVEL", format!("blue has wal_level = {}", source.wal_level))
+                .remedy("ALTER SYSTEM SET wal_level = 'logical'; then restart the server"),
+        );
     }
     if !source.can_replicate && !source.superuser {
-        problems.push(refuse("PERMISSION_DENIED", format!("the role {} may not replicate", source.role))
-            .remedy(format!("ALTER ROLE {} REPLICATION (on managed services, grant the service's own replication role)", source.role)));
+        problems.push(refuse("PERMISSION_DENIED", format!("the role {} may not replicate", source.role)).remedy(
+            format!(
+                "ALTER ROLE {} REPLICATION (on managed services, grant the service's own replication role)",
+                source.role
+            ),
+        ));
     }
     // Besides the link's own slot the copy holds a temporary one.
     let wanted = if given.started_with.is_none() { 2 } else { 1 };
     if source.slots_used + wanted > source.max_replication_slots + u32::from(given.started_with.is_some()) {
-        problems.push(refuse("NO_FREE_SLOT", format!("{} of {} replication slots are in use on blue", source.slots_used, source.max_replication_slots))
-            .remedy("ALTER SYSTEM SET max_replication_slots to more, then restart; or drop slots that nobody uses"));
+        problems.push(
+            refuse(
+                "NO_FREE_SLOT",
+                format!(
+                    "{} of {} replication slots are in use on blue",
+                    source.slots_used, source.max_replication_slots
+                ),
+            )
+            .remedy("ALTER SYSTEM SET max_replication_slots to more, then restart; or drop slots that nobody uses"),
+        );
     }
     if source.max_slot_wal_keep_size_bytes.is_none() {
         warnings.push("blue has no max_slot_wal_keep_size: while the host is down, blue keeps all its log".into());
@@ -77,8 +108,13 @@ fn source_problems(given: &Given<'_>, source: &ServerFacts, problems: &mut Vec<P
 fn target_problems(target: &ServerFacts, problems: &mut Vec<Problem>) {
     let refuse = |code, what: String| Problem::refuse(Blame::Target, code, what);
     if target.in_recovery || target.read_only {
-        problems.push(refuse("READ_ONLY", "green takes no writes: it is a standby, or default_transaction_read_only is on".into())
-            .remedy("name the primary in [green], or ALTER ROLE ... SET default_transaction_read_only = off"));
+        problems.push(
+            refuse(
+                "READ_ONLY",
+                "green takes no writes: it is a standby, or default_transaction_read_only is on".into(),
+            )
+            .remedy("name the primary in [green], or ALTER ROLE ... SET default_transaction_read_only = off"),
+        );
     }
     if !target.can_create && !target.superuser {
         problems.push(refuse("PERMISSION_DENIED", format!("the role {} may not create a schema on green", target.role))

@@ -37,19 +37,26 @@ fn hidden_rows(blame: Blame, table: &Table, role: &str, problems: &mut Vec<Probl
         problems.push(
             Problem::refuse(blame, "ROW_SECURITY", format!("row-level security hides rows from the role {role}"))
                 .table(&table.name)
-                .remedy(format!("ALTER ROLE {role} BYPASSRLS; or ALTER TABLE {} DISABLE ROW LEVEL SECURITY;", table.name.sql())),
+                .remedy(format!(
+                    "ALTER ROLE {role} BYPASSRLS; or ALTER TABLE {} DISABLE ROW LEVEL SECURITY;",
+                    table.name.sql()
+                )),
         );
     }
 }
 
 fn target_table(given: &Given<'_>, table: &Table, role: &str, problems: &mut Vec<Problem>, warnings: &mut Vec<String>) {
     let rights = &table.rights;
-    let needed = [("SELECT", rights.select), ("INSERT", rights.insert), ("UPDATE", rights.update), ("DELETE", rights.delete)];
+    let needed =
+        [("SELECT", rights.select), ("INSERT", rights.insert), ("UPDATE", rights.update), ("DELETE", rights.delete)];
     for (right, _) in needed.iter().filter(|(_, held)| !held) {
         problems.push(denied(Blame::Target, table, right, role));
     }
     if !rights.truncate {
-        warnings.push(format!("{}: the role {role} may not TRUNCATE it: a truncate on the source would stop the link", table.name));
+        warnings.push(format!(
+            "{}: the role {role} may not TRUNCATE it: a truncate on the source would stop the link",
+            table.name
+        ));
     }
     hidden_rows(Blame::Target, table, role, problems);
     let allowed = given.settings.allow_triggers.contains(&table.name);
@@ -89,7 +96,10 @@ fn cascades(table: &Table, plan: &Plan, problems: &mut Vec<Problem>, warnings: &
             );
         }
         if foreign_key.on_delete == 'c' {
-            warnings.push(format!("{}: {} deletes its rows together with those of {}; the link takes that for agreement", table.name, foreign_key.name, foreign_key.parent));
+            warnings.push(format!(
+                "{}: {} deletes its rows together with those of {}; the link takes that for agreement",
+                table.name, foreign_key.name, foreign_key.parent
+            ));
         }
     }
 }
@@ -147,7 +157,8 @@ fn without_full_identity(plan: &Plan, warnings: &mut Vec<String>) {
 /// Row 80 of the pitfalls: a copy into rows that are there already would double or mix them.
 pub(super) async fn check_empty(given: &Given<'_>, plan: &Plan, findings: &mut Findings) -> Result<(), Problem> {
     for target in &plan.targets {
-        let readable = findings.target.tables.get(&target.name).is_some_and(|table| table.rights.select && !table.row_security);
+        let readable =
+            findings.target.tables.get(&target.name).is_some_and(|table| table.rights.select && !table.row_security);
         if !readable {
             continue;
         }
@@ -156,7 +167,10 @@ pub(super) async fn check_empty(given: &Given<'_>, plan: &Plan, findings: &mut F
             findings.problems.push(
                 Problem::refuse(Blame::Target, "TARGET_NOT_EMPTY", "the table has rows before the first copy")
                     .table(&target.name)
-                    .remedy(format!("TRUNCATE {}; if they are leftovers, or exclude the table in [tables]", target.name.sql())),
+                    .remedy(format!(
+                        "TRUNCATE {}; if they are leftovers, or exclude the table in [tables]",
+                        target.name.sql()
+                    )),
             );
         }
     }

@@ -18,7 +18,15 @@ impl Build {
     pub(super) fn run(self) -> ExitCode {
         match crate::build::build(&self.folder, &self.output) {
             Ok(report) => {
-                println!("{report}");
+                println!(
+                    "{}: {} {} -> {}, {} bytes, sha256:{}",
+                    self.output.display(),
+                    report.name,
+                    report.from,
+                    report.to,
+                    report.size_bytes,
+                    report.sha256
+                );
                 ExitCode::SUCCESS
             }
             Err(problem) => {

@@ -83,6 +83,7 @@ fn tables(plan: &Plan) -> Vec<(String, String, String)> {
         };
         (source.name.to_string(), how.to_owned(), into.join(", "))
     });
-    let left_out = plan.left_out.iter().map(|(name, why)| (name.to_string(), format!("left out: {why}"), String::new()));
+    let left_out =
+        plan.left_out.iter().map(|(name, why)| (name.to_string(), format!("left out: {why}"), String::new()));
     travelling.chain(left_out).collect()
 }

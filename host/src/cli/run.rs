@@ -34,7 +34,11 @@ impl Run {
         let signals = match super::signals() {
             Ok(signals) => signals,
             Err(error) => {
-                return self.common.failed(&[Problem::refuse(Blame::Host, "SIGNALS", format!("cannot listen for signals: {error}"))]);
+                return self.common.failed(&[Problem::refuse(
+                    Blame::Host,
+                    "SIGNALS",
+                    format!("cannot listen for signals: {error}"),
+                )]);
             }
         };
         let until = if self.until.is_some() { Until::CaughtUp } else { Until::Told };

@@ -1,6 +1,5 @@
 //! Tables: drawn for eyes, tab-separated for pipes.
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Attribute, Cell, ContentArrangement, Table};
 
 /// Prints rows under a head.
@@ -10,7 +9,7 @@ pub(super) fn print(head: &[&str], rows: Vec<Vec<String>>, for_eyes: bool) {
         return;
     }
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(head.iter().map(|title| Cell::new(title).add_attribute(Attribute::Bold)));
     table.add_rows(rows);
     println!("{table}");

@@ -172,7 +172,11 @@ schema_version = "2"
 
     #[test]
     fn row_7_plaintext_to_another_host_is_refused() {
-        refused(&GOOD.replace("127.0.0.1:5433/green", "db.example:5433/green?sslmode=disable"), "PLAINTEXT_REFUSED", "db.example");
+        refused(
+            &GOOD.replace("127.0.0.1:5433/green", "db.example:5433/green?sslmode=disable"),
+            "PLAINTEXT_REFUSED",
+            "db.example",
+        );
     }
 
     #[test]
@@ -193,6 +197,10 @@ schema_version = "2"
     #[test]
     fn what_a_later_release_brings_is_refused_by_name_and_not_ignored() {
         refused(&GOOD.replace("\"forward\"", "\"both\""), "NOT_SUPPORTED", "both");
-        refused(&GOOD.replace("name = \"shop\"", "name = \"shop\"\non_error = \"dead_letter\""), "NOT_SUPPORTED", "dead_letter");
+        refused(
+            &GOOD.replace("name = \"shop\"", "name = \"shop\"\non_error = \"dead_letter\""),
+            "NOT_SUPPORTED",
+            "dead_letter",
+        );
     }
 }

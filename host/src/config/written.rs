@@ -122,9 +122,29 @@ impl Default for Warn {
 
 /// Every key that a configuration may hold, for the nearest one to a mistyped one.
 const KEYS: &[&str] = &[
-    "migration", "name", "direction", "transforms", "on_error", "blue", "green", "url", "url_file", "schema_version",
-    "tables", "include", "exclude", "allow_triggers", "limits", "memory_mib", "batch_time_ms", "output_mib", "copy", "workers",
-    "chunk_mib", "warn", "retained_wal_mib",
+    "migration",
+    "name",
+    "direction",
+    "transforms",
+    "on_error",
+    "blue",
+    "green",
+    "url",
+    "url_file",
+    "schema_version",
+    "tables",
+    "include",
+    "exclude",
+    "allow_triggers",
+    "limits",
+    "memory_mib",
+    "batch_time_ms",
+    "output_mib",
+    "copy",
+    "workers",
+    "chunk_mib",
+    "warn",
+    "retained_wal_mib",
 ];
 
 fn invalid(what: impl std::fmt::Display) -> Problem {
@@ -255,7 +275,8 @@ impl Database {
         };
         let address = Address::parse(url.trim())?;
         if in_the_file && address.has_password() {
-            warnings.push(format!("[{side}] url holds a password in the configuration; env:NAME or url_file keep it out"));
+            warnings
+                .push(format!("[{side}] url holds a password in the configuration; env:NAME or url_file keep it out"));
         }
         Ok(Side { address, schema_version: self.schema_version })
     }

@@ -110,7 +110,8 @@ impl FinishedChunks {
         let table = &self.plan.sources[source];
         let columns = key_columns(table);
         let cast = |key: &Key| {
-            let parts = key.iter().zip(&columns).map(|(text, column)| format!("{}::{}", quote_text(text), column.type_sql));
+            let parts =
+                key.iter().zip(&columns).map(|(text, column)| format!("{}::{}", quote_text(text), column.type_sql));
             parts.collect::<Vec<_>>().join(", ")
         };
         let names = quote_names(columns.iter().map(|column| column.name.as_str()));
@@ -146,7 +147,9 @@ impl FinishedChunks {
 fn cut(mut placed: Placed, before: bool, after: bool) -> Outcome<Option<Placed>> {
     let event = match (&placed.change.event, before, after) {
         (_, false, false) => return Ok(None),
-        (Event::Update { before: old @ (Before::Full(_) | Before::Key(_)), .. }, true, false) => Event::Delete(old.clone()),
+        (Event::Update { before: old @ (Before::Full(_) | Before::Key(_)), .. }, true, false) => {
+            Event::Delete(old.clone())
+        }
         (Event::Update { after, .. }, false, true) => {
             if (0..after.len()).any(|column| after.cell(column) == Cell::Unchanged) {
                 return Err(Problem::stop(

@@ -39,9 +39,7 @@ impl OneChunk<'_> {
             Some((target, columns)) => self.copy_raw(&mut open, target, &columns).await,
             None => self.copy_rows(&mut open, guest).await,
         };
-        let at = |problem: Problem| {
-            problem.table(&source.name).position(self.copy.snapshot.consistent_point)
-        };
+        let at = |problem: Problem| problem.table(&source.name).position(self.copy.snapshot.consistent_point);
         if done.map_err(at)? == Copied::Stopped {
             return Ok(Copied::Stopped);
         }

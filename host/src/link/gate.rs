@@ -30,9 +30,12 @@ pub(super) async fn pass(settings: &Settings, source: &Session, checkpoint: &Che
     let facts = facts::facts(source).await?;
     let system_id = facts.system_id.unwrap_or_else(|| checkpoint.source.system_id.clone());
     if system_id != checkpoint.source.system_id || facts.database != checkpoint.source.database {
-        return Err(refuse("SOURCE_CHANGED", "this is another server or database than the one that the checkpoint belongs to")
-            .position(checkpoint.position)
-            .remedy(format!("correct the address in [blue]; if the source was restored or replaced: {ANEW}")));
+        return Err(refuse(
+            "SOURCE_CHANGED",
+            "this is another server or database than the one that the checkpoint belongs to",
+        )
+        .position(checkpoint.position)
+        .remedy(format!("correct the address in [blue]; if the source was restored or replaced: {ANEW}")));
     }
     if facts.timeline.is_some_and(|timeline| i64::from(timeline) != i64::from(checkpoint.source.timeline)) {
         return Err(refuse("SOURCE_CHANGED", format!(
@@ -45,14 +48,20 @@ pub(super) async fn pass(settings: &Settings, source: &Session, checkpoint: &Che
     }
     let now = current_position(source).await?;
     if now < checkpoint.position {
-        return Err(refuse("SOURCE_BEHIND", format!("the source stands at {now}, before the checkpoint: it was restored from an older state"))
-            .position(checkpoint.position)
-            .remedy(ANEW));
+        return Err(refuse(
+            "SOURCE_BEHIND",
+            format!("the source stands at {now}, before the checkpoint: it was restored from an older state"),
+        )
+        .position(checkpoint.position)
+        .remedy(ANEW));
     }
     let slot = facts::slot(source, &settings.slot()).await?.ok_or_else(|| {
-        refuse("SLOT_MISSING", format!("the slot {} is gone, and with it the changes since the checkpoint", settings.slot()))
-            .position(checkpoint.position)
-            .remedy(ANEW)
+        refuse(
+            "SLOT_MISSING",
+            format!("the slot {} is gone, and with it the changes since the checkpoint", settings.slot()),
+        )
+        .position(checkpoint.position)
+        .remedy(ANEW)
     })?;
     check_slot(settings, &slot, checkpoint)
 }
@@ -68,12 +77,15 @@ fn check_slot(settings: &Settings, slot: &SlotFacts, checkpoint: &Checkpoint) ->
         || slot.database.as_deref() != Some(checkpoint.source.database.as_str())
         || slot.two_phase;
     if foreign {
-        return Err(refuse("SLOT_FOREIGN", format!(
-            "the slot {name} is not the link's: plugin {}, database {}, two-phase {}",
-            slot.plugin.as_deref().unwrap_or("none"),
-            slot.database.as_deref().unwrap_or("none"),
-            slot.two_phase
-        ))
+        return Err(refuse(
+            "SLOT_FOREIGN",
+            format!(
+                "the slot {name} is not the link's: plugin {}, database {}, two-phase {}",
+                slot.plugin.as_deref().unwrap_or("none"),
+                slot.database.as_deref().unwrap_or("none"),
+                slot.two_phase
+            ),
+        )
         .remedy(format!("find out who made it; {ANEW}")));
     }
     if let Some(ahead) = slot.confirmed_flush.filter(|confirmed| *confirmed > checkpoint.position) {
@@ -104,7 +116,9 @@ pub(super) async fn start(
         if began.elapsed() > SLOT_PATIENCE {
             return Err(refuse("SLOT_IN_USE", format!("the slot {slot} is read by the server process {pid}"))
                 .position(from)
-                .remedy(format!("end the host that reads it, or run on the source: SELECT pg_terminate_backend({pid});")));
+                .remedy(format!(
+                    "end the host that reads it, or run on the source: SELECT pg_terminate_backend({pid});"
+                )));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -109,7 +109,8 @@ impl Open<'_> {
         let identity = &self.identity;
         let client = self.target.client();
         checkpoint::clear_problem(client, &identity.migration, identity.link).await?;
-        let checkpoint = checkpoint::load(client, &identity.migration, identity.link).await?.ok_or_else(setup::vanished)?;
+        let checkpoint =
+            checkpoint::load(client, &identity.migration, identity.link).await?.ok_or_else(setup::vanished)?;
         match checkpoint.phase {
             Phase::Preparing => {
                 let (session, snapshot) = self.first_start(source).await?;
@@ -138,7 +139,8 @@ impl Open<'_> {
         copy::plan_chunks(&self.copy_of(&snapshot)).await?;
         setup::save_shapes(&self.target, &self.identity, &self.plan).await?;
         let (client, identity) = (self.target.client(), &self.identity);
-        checkpoint::adopt_slot(client, &identity.migration, identity.link, identity.epoch, snapshot.consistent_point).await?;
+        checkpoint::adopt_slot(client, &identity.migration, identity.link, identity.epoch, snapshot.consistent_point)
+            .await?;
         tracing::info!(position = %snapshot.consistent_point, tables = self.plan.sources.len(), "slot made; copying");
         Ok((session, snapshot))
     }
@@ -166,7 +168,12 @@ impl Open<'_> {
     }
 
     /// L5: a new snapshot; the stream brings what is copied already exactly to it; then the rest is copied.
-    async fn resume_copy(&self, source: &Session, orders: Orders, stop: &watch::Receiver<bool>) -> Result<End, Problem> {
+    async fn resume_copy(
+        &self,
+        source: &Session,
+        orders: Orders,
+        stop: &watch::Receiver<bool>,
+    ) -> Result<End, Problem> {
         let settings = &self.context.settings;
         let mut session = ReplicationSession::connect(&settings.source().address, "snapshot").await?;
         let snapshot = session.create_slot(&setup::copy_slot(&settings.name), true).await?;
@@ -204,9 +211,17 @@ impl Open<'_> {
     ) -> Result<End, Problem> {
         let settings = &self.context.settings;
         let (client, identity) = (self.target.client(), &self.identity);
-        let checkpoint = checkpoint::load(client, &identity.migration, identity.link).await?.ok_or_else(setup::vanished)?;
+        let checkpoint =
+            checkpoint::load(client, &identity.migration, identity.link).await?.ok_or_else(setup::vanished)?;
         self.live.send_modify(|live| live.position = checkpoint.position);
-        checkpoint::record_artifact(client, &identity.migration, identity.link, &identity.artifact_text(), checkpoint.position).await?;
+        checkpoint::record_artifact(
+            client,
+            &identity.migration,
+            identity.link,
+            &identity.artifact_text(),
+            checkpoint.position,
+        )
+        .await?;
         let session = ReplicationSession::connect(&settings.source().address, "stream").await?;
         let slot = settings.slot();
         let stream = gate::start(source, session, &slot, checkpoint.position).await?;

@@ -159,7 +159,11 @@ pub(super) async fn publication(settings: &Settings, source: &Session, plan: &Pl
 }
 
 /// Makes the slot. One that is there already is from a start that did not get to its end: nobody has read it.
-pub(super) async fn slot(settings: &Settings, source: &Session, session: &mut ReplicationSession) -> Outcome<SlotSnapshot> {
+pub(super) async fn slot(
+    settings: &Settings,
+    source: &Session,
+    session: &mut ReplicationSession,
+) -> Outcome<SlotSnapshot> {
     let name = settings.slot();
     if let Some(slot) = facts::slot(source, &name).await? {
         tracing::info!(slot = name, "removing the slot of an unfinished first start");

@@ -75,8 +75,7 @@ pub fn bind(binding: &Binding<'_>) -> Result<Plan, Vec<Problem>> {
     };
     let sources = binder.sources();
     let oids = binding.source.tables.values().map(|table| (table.oid, table.name.clone())).collect();
-    let mut plan =
-        Plan { sources, targets: binder.targets, by_name: HashMap::new(), oids, left_out: binder.left_out };
+    let mut plan = Plan { sources, targets: binder.targets, by_name: HashMap::new(), oids, left_out: binder.left_out };
     let mut problems = binder.problems;
     problems.extend(order::parents_first(&mut plan, binding.target));
     plan.by_name = by_name(&plan, binding.source);

@@ -64,11 +64,8 @@ impl Relations {
         let position = |name: &str| relation.columns.iter().position(|column| column.name == name);
         let order: Vec<usize> = known.columns.iter().filter_map(|column| position(&column.name)).collect();
         let in_order = order.iter().enumerate().all(|(at, position)| at == *position);
-        let bound = Bound::Source {
-            source,
-            order: (!in_order).then_some(order),
-            is_partition: relation.name != known.name,
-        };
+        let bound =
+            Bound::Source { source, order: (!in_order).then_some(order), is_partition: relation.name != known.name };
         self.bound.insert(relation.oid, bound);
         Ok(())
     }
