@@ -197,6 +197,7 @@ impl Open<'_> {
             true => Some(setup::current_position(source).await?),
             false => None,
         };
+        tracing::trace!(until = ?until, "stream");
         self.live.send_modify(|live| live.stage = Stage::Streaming);
         self.run_stream(source, orders, (None, until), None, stop).await
     }
