@@ -62,6 +62,7 @@ pub async fn measure(wish: &Wish, ground: &Ground) -> Outcome<Vec<Figure>> {
 /// The plan as a link makes it, from two databases that hold nothing but the schemas.
 async fn plan(ground: &Ground, shop: &Subject, artifact: &Artifact) -> Outcome<Plan> {
     let blue = ground.database(Side::Blue, "bare_1", &shop.source_schema).await?;
+    blue.run(shop.prepare_source).await?;
     let green = ground.database(Side::Green, "bare_2", &shop.target_schema).await?;
     let (source, target) = (read(&blue).await?, read(&green).await?);
     let rules = &artifact.manifest().forward;
