@@ -43,14 +43,13 @@ const IDLE_BYTES: u64 = 16 << 20;
 /// Microseconds between the epoch of Unix and that of PostgreSQL.
 const EPOCH_2000_US: i64 = 946_684_800_000_000;
 
+/// What is left of a batch's changes, each in its place or gone.
+pub type Kept<'a> = std::pin::Pin<Box<dyn Future<Output = Outcome<Vec<Option<Placed>>>> + Send + 'a>>;
+
 /// Decides which changes concern a link that has copied only a part of its rows.
 pub trait Filter: Send {
     /// Drops the changes of rows that are still to be copied.
-    fn keep<'a>(
-        &'a mut self,
-        changes: Vec<Placed>,
-        relations: &'a Relations,
-    ) -> std::pin::Pin<Box<dyn Future<Output = Outcome<Vec<Option<Placed>>>> + Send + 'a>>;
+    fn keep<'a>(&'a mut self, changes: Vec<Placed>, relations: &'a Relations) -> Kept<'a>;
 }
 
 /// What a stream needs.

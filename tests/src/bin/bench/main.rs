@@ -83,8 +83,8 @@ async fn run() -> Outcome<()> {
     let ground = Ground::start(&wish)?;
     let mut report = Report::new(&wish, ground.describe().await?);
     // The transform is looked for only where a figure needs it.
-    let subjects: [(&str, fn(&Ground) -> Outcome<Subject>); 2] =
-        [("", |_| Ok(Subject::identity())), ("-transform", Subject::shop)];
+    type Make = fn(&Ground) -> Outcome<Subject>;
+    let subjects: [(&str, Make); 2] = [("", |_| Ok(Subject::identity())), ("-transform", Subject::shop)];
     for (suffix, subject) in subjects {
         let name = format!("catch-up{suffix}");
         if wish.asks_for(&name) {
