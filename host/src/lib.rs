@@ -6,6 +6,7 @@
 
 pub mod catalog;
 pub mod change;
+pub mod cluster;
 pub mod delta;
 pub mod live;
 pub mod lsn;
