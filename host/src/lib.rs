@@ -11,6 +11,7 @@ pub mod delta;
 pub mod live;
 pub mod lsn;
 pub mod manifest;
+pub mod marker;
 pub mod names;
 pub mod plan;
 pub mod problem;

@@ -1,0 +1,129 @@
+//! The statements for sets: their text, and those that are prepared on the present connection.
+//!
+//! One statement a set, over arrays; grouping is the fold's work. A statement never casts to a type with a modifier:
+//! that would cut values short in silence (L3), where the assignment to the column refuses them.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+
+use tokio_postgres::{Client, Error, Statement};
+
+use super::encode::Wire;
+use crate::delta::SetKind;
+use crate::names::quote_name;
+use crate::plan::{Plan, Target};
+
+/// How many statements stay prepared.
+const KEPT: usize = 256;
+
+/// The statements that are prepared on one connection. Ends with it.
+pub struct Statements {
+    prepared: HashMap<String, (Statement, u64)>,
+    clock: u64,
+}
+
+impl Default for Statements {
+    fn default() -> Self {
+        Statements { prepared: HashMap::new(), clock: 0 }
+    }
+}
+
+impl Statements {
+    /// The prepared statement for a text.
+    pub async fn get(&mut self, client: &Client, sql: String) -> Result<Statement, Error> {
+        self.clock += 1;
+        if let Some((statement, used)) = self.prepared.get_mut(&sql) {
+            *used = self.clock;
+            return Ok(statement.clone());
+        }
+        if self.prepared.len() >= KEPT
+            && let Some(oldest) = self.prepared.iter().min_by_key(|(_, (_, used))| *used).map(|(sql, _)| sql.clone())
+        {
+            self.prepared.remove(&oldest);
+        }
+        let statement = client.prepare(&sql).await?;
+        self.prepared.insert(sql, (statement.clone(), self.clock));
+        Ok(statement)
+    }
+}
+
+/// One parameter of a set's statement: an array, and the target column that it is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameter {
+    /// Position in `Target::columns`.
+    pub column: u16,
+    /// How its elements travel.
+    pub wire: Wire,
+}
+
+/// The text of a set's statement. The parameters stand in the order: keys, new keys, values.
+pub fn sql(target: &Target, kind: SetKind, columns: &[u16], parameters: &[Parameter]) -> String {
+    let name = |column: u16| quote_name(&target.columns[column as usize].name);
+    let keys = match kind {
+        SetKind::Insert | SetKind::Truncate => 0,
+        SetKind::Patch | SetKind::Delete | SetKind::Rekey => target.key.len(),
+    };
+    let new_keys = if kind == SetKind::Rekey { keys } else { 0 };
+    let table = target.name.sql();
+    let list = |parts: Vec<String>, between: &str| parts.join(between);
+    let found = list(
+        (0..keys).map(|at| format!("t.{} = {}", name(target.key[at]), value(target, parameters, at))).collect(),
+        " AND ",
+    );
+    let set_to = || {
+        let written = target.key[..new_keys].iter().chain(columns).zip(keys..);
+        list(
+            written.map(|(column, at)| format!("{} = {}", name(*column), value(target, parameters, at))).collect(),
+            ", ",
+        )
+    };
+    let rows = rows(parameters, target);
+    match kind {
+        SetKind::Insert => {
+            let into = list(columns.iter().map(|column| name(*column)).collect(), ", ");
+            let values = list((0..columns.len()).map(|at| value(target, parameters, at)).collect(), ", ");
+            let overriding = if target.identity_always { " OVERRIDING SYSTEM VALUE" } else { "" };
+            format!("INSERT INTO {table} ({into}){overriding} SELECT {values} FROM {rows}")
+        }
+        SetKind::Patch | SetKind::Rekey => format!("UPDATE {table} AS t SET {} FROM {rows} WHERE {found}", set_to()),
+        SetKind::Delete => format!("DELETE FROM {table} AS t USING {rows} WHERE {found}"),
+        SetKind::Truncate => format!("TRUNCATE {table}"),
+    }
+}
+
+fn rows(parameters: &[Parameter], target: &Target) -> String {
+    let mut text = String::from("unnest(");
+    for (at, parameter) in parameters.iter().enumerate() {
+        let element = match parameter.wire {
+            Wire::Text => "pg_catalog.text",
+            Wire::Typed(typed) => typed.sql(),
+        };
+        let comma = if at == 0 { "" } else { ", " };
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{comma}${}::{element}[]", at + 1);
+    }
+    debug_assert!(parameters.iter().all(|parameter| (parameter.column as usize) < target.columns.len()));
+    text.push_str(") AS s(");
+    for at in 0..parameters.len() {
+        let comma = if at == 0 { "" } else { ", " };
+        let _ = write!(text, "{comma}v{at}");
+    }
+    text.push(')');
+    text
+}
+
+fn value(target: &Target, parameters: &[Parameter], at: usize) -> String {
+    let parameter = parameters[at];
+    let column = &target.columns[parameter.column as usize];
+    match (parameter.wire, super::encode::Typed::of(column.base_oid)) {
+        (Wire::Typed(_), _) => format!("s.v{at}"),
+        (Wire::Text, Some(typed)) => format!("s.v{at}::{}", typed.sql()),
+        (Wire::Text, None) => format!("s.v{at}::{}", column.cast_sql),
+    }
+}
+
+/// The text of a TRUNCATE over several tables. Never CASCADE: it would empty tables that nobody named.
+pub fn truncate(plan: &Plan, targets: &[usize], restart_identity: bool) -> String {
+    let tables: Vec<String> = targets.iter().map(|target| plan.targets[*target].name.sql()).collect();
+    format!("TRUNCATE {}{}", tables.join(", "), if restart_identity { " RESTART IDENTITY" } else { "" })
+}

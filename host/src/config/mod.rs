@@ -1,0 +1,186 @@
+//! The configuration: what a person wrote (`written`) becomes what the program needs (`Settings`), in one place.
+//!
+//! TOML, unknown keys refused with the nearest known one named, every setting with its unit in its name. A secret is
+//! read from the environment or from a file and is never printed.
+
+mod written;
+
+use std::path::{Path, PathBuf};
+
+use crate::names::TableName;
+use crate::pg::address::Address;
+use crate::problem::{Blame, Outcome, Problem};
+use crate::transform::limits::Limits;
+
+pub use written::Direction;
+
+/// The largest configuration file that is read, in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Everything a command needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The migration's name: `[a-z0-9_]{1,30}`. Names slots, publications and rows.
+    pub name: String,
+    /// Which links run.
+    pub direction: Direction,
+    /// The artifacts; empty: every table is copied as it is.
+    pub transforms: Vec<TransformFile>,
+    /// The older side.
+    pub blue: Side,
+    /// The newer side.
+    pub green: Side,
+    /// Only these tables, if any are named.
+    pub include: Vec<TableName>,
+    /// Not these.
+    pub exclude: Vec<TableName>,
+    /// Limits of each transform instance.
+    pub limits: Limits,
+    /// How many chunks are copied at once.
+    pub copy_workers: usize,
+    /// About how many bytes of a table one chunk holds.
+    pub copy_chunk_bytes: u64,
+    /// Source log held back by the slot, in bytes, from which on a warning is given.
+    pub retained_wal_warn_bytes: u64,
+    /// What is legal and yet unwise.
+    pub warnings: Vec<String>,
+}
+
+/// One artifact that the configuration names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransformFile {
+    /// The file.
+    pub path: PathBuf,
+    /// The digest that its bytes must have, 64 hexadecimal digits.
+    pub pin: Option<String>,
+}
+
+/// One database.
+#[derive(Clone, Debug)]
+pub struct Side {
+    /// Where it is.
+    pub address: Address,
+    /// The schema version that it holds.
+    pub schema_version: String,
+}
+
+impl Settings {
+    /// The name of the forward link's slot and publication.
+    pub fn slot(&self) -> String {
+        format!("falkirk_{}_forward", self.name)
+    }
+}
+
+/// Reads and settles a configuration file. `variable` looks up an environment variable.
+pub fn load(file: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Outcome<Settings> {
+    let refuse = |what: String| Problem::refuse(Blame::Config, "CONFIG_UNREADABLE", what);
+    let shown = file.display();
+    let size = std::fs::metadata(file).map_err(|error| refuse(format!("cannot read {shown}: {error}")))?.len();
+    if size > FILE_BYTES_MAX {
+        return Err(refuse(format!("{shown} has {size} bytes; a configuration has at most {FILE_BYTES_MAX}"))
+            .remedy("check that the path names the configuration and not another file"));
+    }
+    let bytes = std::fs::read(file).map_err(|error| refuse(format!("cannot read {shown}: {error}")))?;
+    if bytes.starts_with(&[0xEF, 0xBB, 0xBF]) {
+        return Err(refuse(format!("{shown} starts with a byte order mark")).remedy("save it as UTF-8 without one"));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| refuse(format!("{shown} is not UTF-8")))?;
+    let base = file.parent().unwrap_or(Path::new("."));
+    written::parse(&text)?.settle(base, variable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+[migration]
+name = "shop"
+direction = "forward"
+transforms = ["shop_1_2.wasm@sha256:0000000000000000000000000000000000000000000000000000000000000000"]
+[blue]
+url = "env:BLUE_URL"
+schema_version = "1"
+[green]
+url = "postgres://falkirk@127.0.0.1:5433/green"
+schema_version = "2"
+"#;
+
+    fn settle(text: &str) -> Outcome<Settings> {
+        let variable = |name: &str| (name == "BLUE_URL").then(|| "postgres://f:hidden@localhost/blue".to_owned());
+        written::parse(text)?.settle(Path::new("/etc/falkirk"), &variable)
+    }
+
+    fn refused(text: &str, code: &str, needle: &str) {
+        let problem = settle(text).expect_err("must be refused");
+        let shown = problem.to_string();
+        assert_eq!(problem.code(), code, "{shown}");
+        assert!(shown.contains(needle), "{shown:?} lacks {needle:?}");
+        assert!(!shown.contains("hidden"), "a secret in {shown:?}");
+    }
+
+    #[test]
+    fn a_good_configuration_settles() {
+        let settings = settle(GOOD).unwrap();
+        assert_eq!(settings.transforms[0].path, Path::new("/etc/falkirk/shop_1_2.wasm"));
+        assert_eq!(settings.transforms[0].pin.as_deref(), Some("0".repeat(64).as_str()));
+        assert_eq!(settings.slot(), "falkirk_shop_forward");
+        assert!(!format!("{settings:?}").contains("hidden"));
+    }
+
+    #[test]
+    fn row_1_an_unknown_key_is_refused_and_the_nearest_named() {
+        refused(&format!("{GOOD}[tabels]\nexclude = []"), "CONFIG_UNKNOWN_KEY", "did you mean `tables`");
+        refused(&GOOD.replace("direction", "directon"), "CONFIG_UNKNOWN_KEY", "did you mean `direction`");
+    }
+
+    #[test]
+    fn row_2_a_key_given_twice_is_refused() {
+        refused(&GOOD.replace("name = \"shop\"", "name = \"shop\"\nname = \"b\""), "CONFIG_INVALID", "line 4");
+        refused(
+            &format!("{GOOD}[tables]\ninclude = [\"public.a\"]\nexclude = [\"a\"]"),
+            "CONFIG_INVALID",
+            "both included and excluded",
+        );
+    }
+
+    #[test]
+    fn row_3_a_secret_in_the_file_is_warned_of_and_never_shown() {
+        let settings = settle(&GOOD.replace("falkirk@127", "falkirk:hidden@127")).unwrap();
+        assert!(settings.warnings.iter().any(|warning| warning.contains("[green]")), "{:?}", settings.warnings);
+        assert!(!settings.warnings.concat().contains("hidden"));
+    }
+
+    #[test]
+    fn row_5_a_name_that_could_not_name_a_slot_is_refused_before_any_connection() {
+        for name in ["", "Shop", "sh op", "sh'op", "sh\\\"op", &"x".repeat(31)] {
+            refused(&GOOD.replace("\"shop\"", &format!("\"{name}\"")), "CONFIG_INVALID", "[a-z0-9_]{1,30}");
+        }
+    }
+
+    #[test]
+    fn row_7_plaintext_to_another_host_is_refused() {
+        refused(&GOOD.replace("127.0.0.1:5433/green", "db.example:5433/green?sslmode=disable"), "PLAINTEXT_REFUSED", "db.example");
+    }
+
+    #[test]
+    fn row_8_numbers_out_of_range_are_refused_with_the_range() {
+        for workers in ["0", "-1", "1000000000000", "nan", "\"1 GB\"", "2.5"] {
+            let text = format!("{GOOD}[copy]\nworkers = {workers}");
+            let problem = settle(&text).expect_err(workers);
+            assert_eq!(problem.code(), "CONFIG_INVALID");
+        }
+        refused(&format!("{GOOD}[limits]\nmemory_mib = 0"), "CONFIG_INVALID", "between");
+    }
+
+    #[test]
+    fn row_13_a_missing_environment_variable_is_named() {
+        refused(&GOOD.replace("BLUE_URL", "BLUE_DSN"), "CONFIG_INVALID", "BLUE_DSN");
+    }
+
+    #[test]
+    fn what_a_later_release_brings_is_refused_by_name_and_not_ignored() {
+        refused(&GOOD.replace("\"forward\"", "\"both\""), "NOT_SUPPORTED", "both");
+        refused(&GOOD.replace("name = \"shop\"", "name = \"shop\"\non_error = \"dead_letter\""), "NOT_SUPPORTED", "dead_letter");
+    }
+}

@@ -1,0 +1,261 @@
+//! The configuration as a person writes it.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::{Settings, Side, TransformFile};
+use crate::names::TableName;
+use crate::pg::address::Address;
+use crate::problem::{Blame, Outcome, Problem};
+use crate::transform::limits::Limits;
+
+/// Which links run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// Blue to green.
+    Forward,
+    /// Green to blue.
+    Backward,
+    /// Both at once.
+    Both,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum OnError {
+    Stop,
+    DeadLetter,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Written {
+    migration: Migration,
+    blue: Database,
+    green: Database,
+    #[serde(default)]
+    tables: Tables,
+    #[serde(default)]
+    limits: WrittenLimits,
+    #[serde(default)]
+    copy: Copy,
+    #[serde(default)]
+    warn: Warn,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Migration {
+    name: String,
+    direction: Direction,
+    transforms: Vec<String>,
+    #[serde(default = "stop")]
+    on_error: OnError,
+}
+
+fn stop() -> OnError {
+    OnError::Stop
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Database {
+    url: Option<String>,
+    url_file: Option<String>,
+    schema_version: String,
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database").field("schema_version", &self.schema_version).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Tables {
+    include: Vec<TableName>,
+    exclude: Vec<TableName>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct WrittenLimits {
+    memory_mib: u64,
+    batch_time_ms: u64,
+    output_mib: u64,
+}
+
+impl Default for WrittenLimits {
+    fn default() -> Self {
+        WrittenLimits { memory_mib: 64, batch_time_ms: 2_000, output_mib: 64 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Copy {
+    workers: u64,
+    chunk_mib: u64,
+}
+
+impl Default for Copy {
+    fn default() -> Self {
+        Copy { workers: 2, chunk_mib: 16 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Warn {
+    retained_wal_mib: u64,
+}
+
+impl Default for Warn {
+    fn default() -> Self {
+        Warn { retained_wal_mib: 1_024 }
+    }
+}
+
+/// Every key that a configuration may hold, for the nearest one to a mistyped one.
+const KEYS: &[&str] = &[
+    "migration", "name", "direction", "transforms", "on_error", "blue", "green", "url", "url_file", "schema_version",
+    "tables", "include", "exclude", "limits", "memory_mib", "batch_time_ms", "output_mib", "copy", "workers",
+    "chunk_mib", "warn", "retained_wal_mib",
+];
+
+fn invalid(what: impl std::fmt::Display) -> Problem {
+    Problem::refuse(Blame::Config, "CONFIG_INVALID", what)
+}
+
+/// Parses the text. The library's message shows the offending line; only its first line is kept, since the line
+/// itself may hold a secret.
+pub(super) fn parse(text: &str) -> Outcome<Written> {
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
+        let message = error.message().lines().next().unwrap_or_default().to_owned();
+        let Some(key) = message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next()) else {
+            return invalid(format!("line {line}: {message}"));
+        };
+        let nearest = KEYS.iter().min_by_key(|known| strsim::damerau_levenshtein(known, key));
+        let problem =
+            Problem::refuse(Blame::Config, "CONFIG_UNKNOWN_KEY", format!("line {line}: there is no setting `{key}`"));
+        match nearest.filter(|known| strsim::damerau_levenshtein(known, key) < 4) {
+            Some(known) => problem.remedy(format!("did you mean `{known}`?")),
+            None => problem.remedy("see the README for the settings"),
+        }
+    })
+}
+
+impl Written {
+    pub(super) fn settle(self, base: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Outcome<Settings> {
+        let mut warnings = Vec::new();
+        let name = self.migration.name;
+        let letters = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        if name.is_empty() || name.len() > 30 || !letters {
+            return Err(invalid("the migration's name must match [a-z0-9_]{1,30}: it names slots and publications"));
+        }
+        not_yet(self.migration.direction != Direction::Forward, "direction = \"backward\" and \"both\"")?;
+        not_yet(self.migration.on_error == OnError::DeadLetter, "on_error = \"dead_letter\"")?;
+        if let Some(table) = self.tables.include.iter().find(|table| self.tables.exclude.contains(table)) {
+            return Err(invalid("a table is both included and excluded in [tables]").table(table));
+        }
+        let limits = Limits {
+            memory_mib: range("limits.memory_mib", self.limits.memory_mib, 16, 1_024)?,
+            batch_time_ms: range("limits.batch_time_ms", self.limits.batch_time_ms, 10, 60_000)?,
+            output_mib: range("limits.output_mib", self.limits.output_mib, 1, 1_024)?,
+        };
+        let copy_workers = range("copy.workers", self.copy.workers, 1, 32)? as usize;
+        within_cgroup(limits.memory_mib * (copy_workers as u64 + 1))?;
+        Ok(Settings {
+            transforms: self.migration.transforms.iter().map(|text| transform(text, base)).collect::<Outcome<_>>()?,
+            blue: self.blue.settle("blue", base, variable, &mut warnings)?,
+            green: self.green.settle("green", base, variable, &mut warnings)?,
+            name,
+            direction: self.migration.direction,
+            include: self.tables.include,
+            exclude: self.tables.exclude,
+            limits,
+            copy_workers,
+            copy_chunk_bytes: range("copy.chunk_mib", self.copy.chunk_mib, 1, 1_024)? << 20,
+            retained_wal_warn_bytes: range("warn.retained_wal_mib", self.warn.retained_wal_mib, 1, 1 << 24)? << 20,
+            warnings,
+        })
+    }
+}
+
+fn not_yet(used: bool, what: &str) -> Outcome<()> {
+    let problem = || Problem::refuse(Blame::Config, "NOT_SUPPORTED", format!("this release does not carry out {what}"));
+    if used { Err(problem().remedy("use direction = \"forward\" and on_error = \"stop\"")) } else { Ok(()) }
+}
+
+fn range(name: &str, value: u64, least: u64, most: u64) -> Outcome<u64> {
+    match (least..=most).contains(&value) {
+        true => Ok(value),
+        false => Err(invalid(format!("{name} = {value} is out of range: it must be between {least} and {most}"))),
+    }
+}
+
+/// Pitfalls, section 6, row 9: limits that the container cannot hold would end as a kill in the night.
+fn within_cgroup(wanted_mib: u64) -> Outcome<()> {
+    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    match limit.and_then(|text| text.trim().parse::<u64>().ok()).map(|bytes| bytes >> 20) {
+        Some(limit_mib) if wanted_mib > limit_mib => Err(Problem::refuse(
+            Blame::Config,
+            "LIMIT_EXCEEDS_CGROUP",
+            format!("all transform instances together may take {wanted_mib} MiB, the container allows {limit_mib} MiB"),
+        )
+        .remedy("lower limits.memory_mib or copy.workers, or give the container more memory")),
+        _ => Ok(()),
+    }
+}
+
+fn transform(text: &str, base: &Path) -> Outcome<TransformFile> {
+    let (path, pin) = match text.split_once("@sha256:") {
+        None => (text, None),
+        Some((path, digest)) => (path, Some(digest.to_ascii_lowercase())),
+    };
+    if pin.as_ref().is_some_and(|digest| digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+        return Err(invalid(format!("the pin of {path} is not a sha256 digest of 64 hexadecimal digits")));
+    }
+    Ok(TransformFile { path: base.join(path), pin })
+}
+
+impl Database {
+    fn settle(
+        self,
+        side: &str,
+        base: &Path,
+        variable: &dyn Fn(&str) -> Option<String>,
+        warnings: &mut Vec<String>,
+    ) -> Outcome<Side> {
+        let mut in_the_file = false;
+        let url = match (self.url, self.url_file) {
+            (Some(url), None) => match url.strip_prefix("env:") {
+                Some(name) => variable(name).ok_or_else(|| {
+                    invalid(format!("[{side}] url: the environment variable {name} is not set"))
+                        .remedy(format!("set {name}, or give the address by url_file"))
+                })?,
+                None => {
+                    in_the_file = true;
+                    url
+                }
+            },
+            (None, Some(file)) => read_secret(side, &base.join(file))?,
+            _ => return Err(invalid(format!("[{side}] needs either url or url_file"))),
+        };
+        let address = Address::parse(url.trim())?;
+        if in_the_file && address.has_password() {
+            warnings.push(format!("[{side}] url holds a password in the configuration; env:NAME or url_file keep it out"));
+        }
+        Ok(Side { address, schema_version: self.schema_version })
+    }
+}
+
+fn read_secret(side: &str, file: &Path) -> Outcome<String> {
+    std::fs::read_to_string(file)
+        .map(|text| text.trim().to_owned())
+        .map_err(|error| invalid(format!("[{side}] url_file: cannot read {}: {error}", file.display())))
+}

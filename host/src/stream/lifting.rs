@@ -1,0 +1,199 @@
+//! Lifting a batch: asks the guest about all its rows at once, lifts its changes in source order and folds them.
+//!
+//! No I/O. A fault names the change; the flow then applies what stands before that change's transaction and stops
+//! exactly there (L3).
+
+use std::sync::Arc;
+
+use crate::change::{Before, Change, Datum, Event, Image};
+use crate::delta::fold::Folder;
+use crate::delta::lift::{self, LiftError, Lifter};
+use crate::delta::{Effect, Operation, Set};
+use crate::plan::{Answer, Plan};
+use crate::problem::{Blame, Problem};
+use crate::transform::Guest;
+
+use super::assemble::Placed;
+use super::relations::{Bound, Relations, reordered};
+
+/// A change that could not be lifted.
+#[derive(Debug)]
+pub struct Fault {
+    /// Position among the batch's changes.
+    pub change: usize,
+    /// What is wrong with it.
+    pub problem: Problem,
+}
+
+/// Lifts batches of one link.
+pub struct Lifting {
+    plan: Arc<Plan>,
+    guest: Option<Guest>,
+    lifter: Lifter,
+}
+
+/// A change of a table of the plan, with its images in the plan's order.
+struct Resolved<'a> {
+    change: usize,
+    source: usize,
+    event: std::borrow::Cow<'a, Event>,
+    asked: lift::Ask,
+}
+
+impl Lifting {
+    /// For a plan and, if any of its rules needs one, a guest.
+    pub fn new(plan: Arc<Plan>, guest: Option<Guest>) -> Self {
+        Lifting { plan, guest, lifter: Lifter::default() }
+    }
+
+    /// The segments of sets that lead the target over all `changes`.
+    pub fn lift(&mut self, changes: &[Placed], relations: &Relations) -> Result<Vec<Vec<Set>>, Fault> {
+        let plan = self.plan.clone();
+        let mut folder = Folder::new(&plan.targets);
+        let resolved = self.resolve(changes, relations)?;
+        let mut answers = self.ask(&resolved)?;
+        let mut operations = Vec::new();
+        for resolved in &resolved {
+            let fault = |problem: Problem| Fault { change: resolved.change, problem };
+            let before = resolved.asked.before.then(|| answers[resolved.source].next()).flatten();
+            let after = resolved.asked.after.then(|| answers[resolved.source].next()).flatten();
+            let source = &plan.sources[resolved.source];
+            if let Event::Truncate { relations: tables, .. } = resolved.event.as_ref() {
+                folder.push(truncate(&plan, tables, relations).map_err(fault)?);
+                continue;
+            }
+            self.lifter
+                .lift(
+                    resolved.source,
+                    source,
+                    &plan.targets,
+                    resolved.event.as_ref(),
+                    (before.as_ref(), after.as_ref()),
+                    &mut operations,
+                )
+                .map_err(|error| fault(lift_problem(error).table(&source.name)))?;
+            operations.drain(..).for_each(|operation| folder.push(operation));
+        }
+        Ok(folder.finish())
+    }
+
+    fn resolve<'a>(&self, changes: &'a [Placed], relations: &Relations) -> Result<Vec<Resolved<'a>>, Fault> {
+        let mut resolved = Vec::with_capacity(changes.len());
+        for (at, placed) in changes.iter().enumerate() {
+            let Change { relation, event } = &placed.change;
+            let (source, order) = match relations.get(relation) {
+                Some(Bound::LeftOut) => continue,
+                Some(Bound::Source { source, order, .. }) => (*source, order.as_deref()),
+                None => {
+                    let problem = Problem::stop(Blame::Source, "PROTOCOL_ERROR", "a change came before its table's description");
+                    return Err(Fault { change: at, problem: problem.table(&relation.name) });
+                }
+            };
+            let event = match order {
+                None => std::borrow::Cow::Borrowed(event),
+                Some(order) => std::borrow::Cow::Owned(reorder(event, order)),
+            };
+            let asked = lift::ask(&self.plan.sources[source], &event);
+            resolved.push(Resolved { change: at, source, event, asked });
+        }
+        Ok(resolved)
+    }
+
+    /// The guest's answers, by source, in the order in which the changes need them.
+    fn ask(&mut self, resolved: &[Resolved<'_>]) -> Result<Vec<std::vec::IntoIter<Answer>>, Fault> {
+        let mut images: Vec<Vec<&Image>> = vec![Vec::new(); self.plan.sources.len()];
+        let mut origins: Vec<Vec<usize>> = vec![Vec::new(); self.plan.sources.len()];
+        for resolved in resolved {
+            let (before, after) = match resolved.event.as_ref() {
+                Event::Insert(after) => (None, Some(after)),
+                Event::Update { before: Before::Full(before), after } => (Some(before), Some(after)),
+                Event::Update { after, .. } => (None, Some(after)),
+                Event::Delete(Before::Full(before) | Before::Key(before)) => (Some(before), None),
+                Event::Delete(Before::Absent) | Event::Truncate { .. } => (None, None),
+            };
+            let wanted = [before.filter(|_| resolved.asked.before), after.filter(|_| resolved.asked.after)];
+            for image in wanted.into_iter().flatten() {
+                images[resolved.source].push(image);
+                origins[resolved.source].push(resolved.change);
+            }
+        }
+        let mut answers = Vec::with_capacity(images.len());
+        for (source, images) in images.iter().enumerate() {
+            let answered = match (&mut self.guest, images.is_empty()) {
+                (Some(guest), false) => guest
+                    .answer(&self.plan, &self.plan.sources[source], images)
+                    .map_err(|fault| Fault { change: origins[source][fault.row], problem: fault.problem })?,
+                _ => Vec::new(),
+            };
+            answers.push(answered.into_iter());
+        }
+        Ok(answers)
+    }
+}
+
+fn reorder(event: &Event, order: &[usize]) -> Event {
+    let old = |before: &Before| match before {
+        Before::Absent => Before::Absent,
+        Before::Key(image) => Before::Key(reordered(image, order)),
+        Before::Full(image) => Before::Full(reordered(image, order)),
+    };
+    match event {
+        Event::Insert(image) => Event::Insert(reordered(image, order)),
+        Event::Update { before, after } => Event::Update { before: old(before), after: reordered(after, order) },
+        Event::Delete(before) => Event::Delete(old(before)),
+        Event::Truncate { .. } => event.clone(),
+    }
+}
+
+/// A truncate empties the targets that the tables stand for. A transform never sees the rows, so it is carried out only
+/// where the outcome needs none of them.
+fn truncate(
+    plan: &Plan,
+    tables: &[Arc<crate::change::Relation>],
+    relations: &Relations,
+) -> Result<Operation, Problem> {
+    let mut targets = Vec::new();
+    for table in tables {
+        let refuse = |code: &'static str, what: &str| {
+            Problem::stop(Blame::Source, code, what)
+                .table(&table.name)
+                .remedy("delete the rows instead of truncating, or start over with `falkirk clean` and `falkirk run`")
+        };
+        match relations.get(table) {
+            None | Some(Bound::LeftOut) => {}
+            Some(Bound::Source { is_partition: true, .. }) => {
+                return Err(refuse("TRUNCATE_PARTITION", "a single partition was truncated; which of the target's rows that are is not known"));
+            }
+            Some(Bound::Source { source, .. }) => {
+                let outputs = &plan.sources[*source].rule.outputs;
+                if outputs.iter().any(|output| output.on_delete_set.is_some()) {
+                    return Err(refuse("TRUNCATE_SOFT_DELETE", "the table was truncated, and its rows are only marked as deleted in the target"));
+                }
+                targets.extend(outputs.iter().map(|output| output.target));
+            }
+        }
+    }
+    targets.sort_unstable();
+    targets.dedup();
+    let target = targets.first().copied().unwrap_or_default();
+    Ok(Operation { target, owner_before: 0, owner_after: 0, effect: Effect::Truncate { targets } })
+}
+
+fn lift_problem(error: LiftError) -> Problem {
+    match error {
+        LiftError::Missing(_) | LiftError::NoKey(_) | LiftError::TwiceTheSameKey(_) => {
+            Problem::stop(Blame::Artifact, "BAD_OUTPUT", error)
+                .remedy("correct the transform, ship it as a new artifact and start again: the link goes on at this change")
+        }
+        LiftError::Unresolved(_) | LiftError::NoOldRow => Problem::stop(Blame::Source, "TOAST_UNRESOLVED", error)
+            .remedy("ALTER TABLE ... REPLICA IDENTITY FULL on the source, then start over with `falkirk clean`"),
+    }
+}
+
+/// An insert of a copied row, lifted: the target, the columns and the values of each output row.
+pub fn inserted(operations: Vec<Operation>) -> impl Iterator<Item = (usize, crate::plan::Columns, Box<[Datum]>)> {
+    operations.into_iter().filter_map(|operation| match operation.effect {
+        Effect::Insert { columns, values } => Some((operation.target, columns, values)),
+        _ => None,
+    })
+}
