@@ -21,3 +21,5 @@ pub mod decode;
 pub mod pg;
 pub mod source;
 pub mod transform;
+
+pub mod verify;
