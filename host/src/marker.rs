@@ -178,6 +178,6 @@ mod tests {
 
     #[test]
     fn debug_never_shows_the_migration_id() {
-        assert!(!format!("{:?}", marker()).contains('7'), "{:?}", marker());
+        assert_eq!(format!("{:?}", marker().migration_id), "MigrationId(..)");
     }
 }

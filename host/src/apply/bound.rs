@@ -90,8 +90,11 @@ pub async fn truncate(client: &Client, statements: &mut Statements, plan: &Plan,
     Ok(Bound { statement, parameters: Vec::new(), target: set.target, rows: None })
 }
 
+/// Columns, and for each row their values.
+type Part<'a> = (&'a [u16], &'a [Box<[Datum]>]);
+
 fn parameters(target: &Target, set: &Set, rows: Range<usize>) -> (Vec<Parameter>, Vec<Ready>) {
-    let parts: [(&[u16], &[Box<[Datum]>]); 3] = match set.kind {
+    let parts: [Part<'_>; 3] = match set.kind {
         SetKind::Insert => [(&[], &[]), (&[], &[]), (&set.columns, &set.values)],
         SetKind::Patch => [(&target.key, &set.keys), (&[], &[]), (&set.columns, &set.values)],
         SetKind::Rekey => [(&target.key, &set.keys), (&target.key, &set.new_keys), (&set.columns, &set.values)],

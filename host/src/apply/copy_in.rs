@@ -70,7 +70,7 @@ impl<'c> ChunkWriter<'c> {
         let record = "SELECT finished_at IS NULL FROM falkirk.chunk \
             WHERE migration = $1 AND link = $2 AND source_table = $3 AND number = $4 FOR UPDATE";
         let run = async {
-            self.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+            self.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '30s'").await?;
             let emit = format!("SELECT pg_logical_emit_message(true, '{PREFIX}', $1::bytea)");
             self.client.execute(&emit, &[&marker.as_slice()]).await?;
             let position = PgLsn::from(self.position.0);

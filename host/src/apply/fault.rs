@@ -16,6 +16,10 @@ pub fn state(error: &Error) -> Option<&str> {
 
 /// Whether nothing is wrong with the statement: the same work may pass later (pitfalls, section 6, rows 59 and 60).
 fn passing(state: &str) -> bool {
+    if state == "08P01" {
+        // A message that the server cannot read is the same message next time.
+        return false;
+    }
     matches!(&state[..2], "08" | "53" | "57" | "58")
         || matches!(state, "40001" | "40P01" | "40003" | "55P03" | "55006" | "25006" | "25P03" | "25P02")
 }
@@ -69,10 +73,18 @@ fn busy(state: &str) -> Problem {
 }
 
 fn lost(error: &Error) -> Problem {
-    match error.is_closed() || std::error::Error::source(error).is_none_or(|source| source.is::<std::io::Error>()) {
+    let broken = |source: &std::io::Error| source.kind() != std::io::ErrorKind::InvalidInput;
+    let source = std::error::Error::source(error);
+    let passing = match source.map(|source| source.downcast_ref::<std::io::Error>()) {
+        None => true,
+        Some(Some(source)) => broken(source),
+        Some(None) => false,
+    };
+    match error.is_closed() || passing {
         true => Problem::retry(Blame::Target, "TARGET_LOST", "the connection to the target is lost"),
-        // What is left are values that the client cannot put on the wire, such as a message of more than 1 GB.
-        false => Problem::stop(Blame::Host, "TARGET_PROTOCOL", "a statement could not be sent to the target"),
+        // What is left is what the client cannot put on the wire, such as a message of more than 1 GB.
+        false => Problem::stop(Blame::Host, "TARGET_PROTOCOL", "a statement could not be sent to the target")
+            .remedy("a row of about 1 GB does not fit into one message; see the table's largest rows"),
     }
 }
 

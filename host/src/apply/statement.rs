@@ -17,15 +17,10 @@ use crate::plan::{Plan, Target};
 const KEPT: usize = 256;
 
 /// The statements that are prepared on one connection. Ends with it.
+#[derive(Default)]
 pub struct Statements {
     prepared: HashMap<String, (Statement, u64)>,
     clock: u64,
-}
-
-impl Default for Statements {
-    fn default() -> Self {
-        Statements { prepared: HashMap::new(), clock: 0 }
-    }
 }
 
 impl Statements {

@@ -159,7 +159,7 @@ impl<'c> Writer<'c> {
     }
 
     /// Sends a batch and returns once the one before it was checked. Reports the durable position, which lies before
-    /// this batch: `settle` brings it up.
+    /// this batch: `settle` brings it up. Not to be dropped half-way: the writer is of no more use then.
     pub async fn write(&mut self, batch: Batch) -> Outcome<Lsn> {
         self.usable()?;
         let continues = self.open.as_ref().is_some_and(|open| !open.closed);
@@ -167,9 +167,21 @@ impl<'c> Writer<'c> {
             self.broken = true;
             return Err(Problem::stop(Blame::Host, "BATCH_ORDER", "a batch does not continue the open transaction"));
         }
+        // Until the end is reached: a write that is dropped half-way has sent a part of the batch.
+        self.broken = true;
         match self.write_sets(&batch).await {
-            Ok(()) => Ok(self.durable),
-            Err(problem) => Err(self.fail(problem, &batch).await),
+            Ok(()) => {
+                self.broken = false;
+                Ok(self.durable)
+            }
+            Err(problem) => {
+                // The earlier transaction's problems have named theirs; what is left belongs to this batch.
+                let problem = match batch.last.map(|closing| closing.position).or(batch.first) {
+                    Some(position) => problem.position(position),
+                    None => problem,
+                };
+                Err(self.give_up(problem).await)
+            }
         }
     }
 
@@ -355,7 +367,13 @@ impl<'c> Writer<'c> {
             };
             let expected = front.expected;
             self.sent.pop_front();
-            self.check(expected, result).await?;
+            if let Err(problem) = self.check(expected, result).await {
+                // Answers belong to the open transaction; that of a COMMIT has named its position itself.
+                return Err(match &self.open {
+                    Some(open) => problem.position(open.position),
+                    None => problem,
+                });
+            }
         }
         Ok(())
     }
@@ -376,6 +394,8 @@ impl<'c> Writer<'c> {
         match expected {
             Expected::Checkpoint if count != 1 => {
                 // The other host's row must be read outside our transaction, which saw its own time only.
+                // Before the first wait: a caller that stops waiting here must never get to a COMMIT (L1).
+                (self.broken, self.open) = (true, None);
                 self.sent.clear();
                 let _ = self.client.batch_execute("ROLLBACK").await;
                 let LinkIdentity { migration, link, epoch, .. } = &self.identity;
@@ -411,25 +431,11 @@ impl<'c> Writer<'c> {
         }
     }
 
-    async fn fail(&mut self, problem: Problem, batch: &Batch) -> Problem {
-        // What was open before this batch is to blame if it is still there; otherwise this batch is.
-        let here = batch.last.map(|closing| closing.position).or(batch.first);
-        let problem = match (&self.open, here) {
-            (Some(open), _) => problem.position(open.position),
-            (None, Some(position)) => problem.position(position),
-            (None, None) => problem,
-        };
-        self.give_up(problem).await
-    }
-
+    /// Lets go of the transaction and its locks. If the connection is gone, the server has let them go.
     async fn give_up(&mut self, problem: Problem) -> Problem {
         self.broken = true;
         self.sent.clear();
-        let problem = match self.open.take() {
-            Some(open) => problem.position(open.position),
-            None => problem,
-        };
-        // Locks are let go at once; if the connection is gone, the server has let them go.
+        self.open = None;
         let _ = self.client.batch_execute("ROLLBACK").await;
         problem
     }
