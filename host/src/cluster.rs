@@ -181,13 +181,17 @@ impl Cluster {
         }
         let log = self.log();
         let end = log.lines().rev().take(3).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join(" | ");
-        Err(last.unwrap_or_else(|| failed("start a private server", "no port")).remedy(format!("the server said: {end}")))
+        Err(last
+            .unwrap_or_else(|| failed("start a private server", "no port"))
+            .remedy(format!("the server said: {end}")))
     }
 
     fn append_settings(&self, lines: &str) -> Outcome<()> {
         let path = self.data().join("postgresql.conf");
-        let mut file =
-            fs::OpenOptions::new().append(true).open(path).map_err(|error| broken("configure a private server", &error))?;
+        let mut file = fs::OpenOptions::new()
+            .append(true)
+            .open(path)
+            .map_err(|error| broken("configure a private server", &error))?;
         file.write_all(lines.as_bytes()).map_err(|error| broken("configure a private server", &error))
     }
 
@@ -232,8 +236,12 @@ impl Account {
         }
         let user = ["postgres", "nobody"].iter().find_map(|name| User::from_name(name).ok().flatten());
         let user = user.ok_or_else(|| {
-            Problem::refuse(Blame::Config, "NO_SERVER_ACCOUNT", "a PostgreSQL server does not run as root, and there is neither an account `postgres` nor `nobody`")
-                .remedy("run the command as another user than root")
+            Problem::refuse(
+                Blame::Config,
+                "NO_SERVER_ACCOUNT",
+                "a PostgreSQL server does not run as root, and there is neither an account `postgres` nor `nobody`",
+            )
+            .remedy("run the command as another user than root")
         })?;
         Ok(Account(Some((user.uid.as_raw(), user.gid.as_raw()))))
     }
@@ -252,7 +260,8 @@ impl Account {
 
     fn owns(self, path: &Path) -> Outcome<()> {
         let Some((uid, gid)) = self.0 else { return Ok(()) };
-        std::os::unix::fs::chown(path, Some(uid), Some(gid)).map_err(|error| broken("hand a file to the server", &error))
+        std::os::unix::fs::chown(path, Some(uid), Some(gid))
+            .map_err(|error| broken("hand a file to the server", &error))
     }
 }
 
