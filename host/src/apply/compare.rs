@@ -68,8 +68,9 @@ impl<'c> Comparison<'c> {
     ///
     /// One finding for each row, in order.
     pub async fn compare(&self, target: &Target, columns: &[u16], rows: &[Box<[Datum]>]) -> Outcome<Vec<Finding>> {
-        let lists: Vec<Vec<Option<&str>>> =
-            (0..columns.len()).map(|column| rows.iter().map(|row| text(&row[column])).collect()).collect::<Outcome<_>>()?;
+        let lists: Vec<Vec<Option<&str>>> = (0..columns.len())
+            .map(|column| rows.iter().map(|row| text(&row[column])).collect())
+            .collect::<Outcome<_>>()?;
         let parameters: Vec<&(dyn ToSql + Sync)> = lists.iter().map(|list| list as &(dyn ToSql + Sync)).collect();
         let named = |error| fault::refused(&error).table(&target.name);
         let answers = self.client.query(&compare_query(target, columns), &parameters).await.map_err(named)?;
@@ -248,7 +249,9 @@ fn place(table_oid: u32, at: &str) -> Outcome<Place> {
         let (block, offset) = at.strip_prefix('(')?.strip_suffix(')')?.split_once(',')?;
         Some(Place { table_oid, block: block.parse().ok()?, offset: offset.parse().ok()? })
     };
-    parse().ok_or_else(|| Problem::stop(Blame::Host, "ANSWER_NOT_UNDERSTOOD", "the target names a row's place in an unknown form"))
+    parse().ok_or_else(|| {
+        Problem::stop(Blame::Host, "ANSWER_NOT_UNDERSTOOD", "the target names a row's place in an unknown form")
+    })
 }
 
 fn not_a_key(target: &Target) -> Problem {
