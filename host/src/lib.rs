@@ -22,4 +22,5 @@ pub mod pg;
 pub mod source;
 pub mod transform;
 
+pub mod stream;
 pub mod verify;

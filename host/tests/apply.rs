@@ -858,3 +858,79 @@ async fn measure_rows_a_second_typed_against_text() {
         }
     }
 }
+
+#[tokio::test]
+async fn l5_bounds_are_ascending_and_distinct_also_where_a_sample_finds_little() {
+    let basin = basin(
+        "CREATE TABLE few (id int PRIMARY KEY); INSERT INTO few SELECT generate_series(1, 100); \
+         CREATE TABLE none (id int PRIMARY KEY); CREATE TABLE one (id int PRIMARY KEY); INSERT INTO one VALUES (5); \
+         CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id); \
+         CREATE TABLE low PARTITION OF parted FOR VALUES FROM (1) TO (50000); \
+         CREATE TABLE high PARTITION OF parted DEFAULT; INSERT INTO parted SELECT generate_series(1, 100000)",
+    )
+    .await;
+    let key = vec![KeyColumn { name: "id".into(), type_sql: "integer".into() }];
+    for (table, least, most) in [("few", 3, 4), ("none", 0, 0), ("one", 0, 1), ("parted", 4, 4)] {
+        let name = TableName::new("public", table);
+        let bounds = copy_out::bounds(&basin.client, &name, &key, 20 << 20, 4 << 20).await.unwrap();
+        let ids: Vec<i32> = bounds.iter().map(|bound| bound[0].parse().unwrap()).collect();
+        assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "{table}: {ids:?}");
+        assert!((least..=most).contains(&ids.len()), "{table}: {ids:?}");
+        // Whatever the bounds are, the parts hold every row once.
+        let mut rows = 0;
+        for part in chunk::parts(&name, bounds) {
+            let query = copy_out::range_query(&name, &["id"], &key, part.lower.as_deref(), part.upper.as_deref());
+            rows += basin.client.query(&query, &[]).await.unwrap().len();
+        }
+        assert_eq!(format!("({rows})"), basin.text(&format!("SELECT count(*) FROM {table}")).await);
+    }
+    let small =
+        copy_out::bounds(&basin.client, &TableName::new("public", "few"), &key, 15 << 20, 1 << 20).await.unwrap();
+    assert!(small.is_empty(), "small tables are read in one part");
+}
+
+/// `cargo test --release -p falkirk --test apply -- --ignored --nocapture measure`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, not a claim"]
+async fn measure_the_copy_of_blocks_against_rows() {
+    let basin = basin(
+        "CREATE TABLE s (id bigint PRIMARY KEY, customer int, price numeric(10,2), qty int, note text, paid bool, \
+         at timestamptz, ref uuid); CREATE TABLE d (LIKE s INCLUDING ALL); \
+         INSERT INTO s SELECT i, i % 1000, i % 9973, i % 17, 'note number ' || i || ' of a customer', true, now(), \
+         gen_random_uuid() FROM generate_series(1, 500000) i",
+    )
+    .await;
+    let plan = basin.plan(&[("d", &[0])]).await;
+    let table = TableName::new("public", "s");
+    let chunks = chunk::parts(&table, vec![]);
+    chunk::plan(&basin.client, "shop", Link::Forward, &table, &chunks).await.unwrap();
+    let names = ["id", "customer", "price", "qty", "note", "paid", "at", "ref"];
+    let columns: Columns = (0..8).collect();
+    let reader = basin.another().await;
+    let query = copy_out::range_query(&table, &names, &[], None, None);
+    for raw in [true, false, true, false] {
+        basin.client.batch_execute("UPDATE falkirk.chunk SET finished_at = NULL; TRUNCATE d").await.unwrap();
+        let holder = basin.another().await;
+        holder.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await.unwrap();
+        let snapshot: String = holder.query_one("SELECT pg_export_snapshot()", &[]).await.unwrap().get(0);
+        let out = CopyOut::enter(&reader, &snapshot).await.unwrap();
+        let (clock, cpu) = (std::time::Instant::now(), cpu_seconds());
+        let mut writer = ChunkWriter::new(&basin.client, plan.clone(), basin.identity.clone(), START);
+        let mut open = writer.begin(&chunks[0], START).await.unwrap().unwrap();
+        let mut blocks = out.read(&query).await.unwrap();
+        while let Some(block) = blocks.next().await.unwrap() {
+            if raw {
+                open.raw(0, &columns, block).await.unwrap();
+                continue;
+            }
+            for image in copy_out::parse_rows(&block, 8).unwrap() {
+                let values: [Datum; 8] = std::array::from_fn(|at| image.datum(at));
+                open.push(0, &columns, &values).await.unwrap();
+            }
+        }
+        let rows = open.finish().await.unwrap();
+        let (seconds, cpu) = (clock.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+        println!("copy, raw {raw}: {:.0} rows/s, {seconds:.2} s, client cpu {cpu:.2} s", rows as f64 / seconds);
+        out.leave().await.unwrap();
+    }
+}

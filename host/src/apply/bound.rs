@@ -77,16 +77,14 @@ pub async fn rows(
     let (described, parameters) = parameters(target, set, rows.clone());
     let sql = statement::sql(target, set.kind, &set.columns, &described);
     let statement = statements.get(client, sql).await?;
-    Ok(Bound { statement, parameters, target: set.target, rows: Some(rows.len() as u64) })
+    // A parent's ON DELETE CASCADE in the target may have been faster than the row's own delete; then there is none.
+    let may_be_gone = set.kind == SetKind::Delete && target.cascades;
+    Ok(Bound { statement, parameters, target: set.target, rows: (!may_be_gone).then_some(rows.len() as u64) })
 }
 
 /// The statement for a truncate.
 pub async fn truncate(client: &Client, statements: &mut Statements, plan: &Plan, set: &Set) -> Result<Bound, Error> {
-    let (targets, restart) = match &set.truncated {
-        Some((targets, restart)) => (targets.as_slice(), *restart),
-        None => (std::slice::from_ref(&set.target), false),
-    };
-    let statement = statements.get(client, statement::truncate(plan, targets, restart)).await?;
+    let statement = statements.get(client, statement::truncate(plan, &set.truncated)).await?;
     Ok(Bound { statement, parameters: Vec::new(), target: set.target, rows: None })
 }
 

@@ -118,7 +118,7 @@ fn value(target: &Target, parameters: &[Parameter], at: usize) -> String {
 }
 
 /// The text of a TRUNCATE over several tables. Never CASCADE: it would empty tables that nobody named.
-pub fn truncate(plan: &Plan, targets: &[usize], restart_identity: bool) -> String {
+pub fn truncate(plan: &Plan, targets: &[usize]) -> String {
     let tables: Vec<String> = targets.iter().map(|target| plan.targets[*target].name.sql()).collect();
-    format!("TRUNCATE {}{}", tables.join(", "), if restart_identity { " RESTART IDENTITY" } else { "" })
+    format!("TRUNCATE {}", tables.join(", "))
 }

@@ -41,6 +41,8 @@ pub struct Folder<'p> {
     by_row: HashMap<u64, usize>,
     traffic: Vec<Traffic>,
     rekeying: bool,
+    /// Every operation is a segment of its own: while a change to blame is looked for.
+    pub one_by_one: bool,
     column_sets: HashMap<Box<[u16]>, Columns>,
     none: Columns,
     segments: Vec<Vec<Set>>,
@@ -56,6 +58,7 @@ impl<'p> Folder<'p> {
             by_row: HashMap::new(),
             traffic: vec![Traffic::default(); targets.len()],
             rekeying: false,
+            one_by_one: false,
             column_sets: HashMap::new(),
             none: Columns::from([]),
             segments: Vec::new(),
@@ -64,7 +67,11 @@ impl<'p> Folder<'p> {
 
     /// Adds the next operation in source order.
     pub fn push(&mut self, operation: Operation) {
+        if self.one_by_one {
+            self.end_segment();
+        }
         match &operation.effect {
+            Effect::Truncate { targets } if targets.is_empty() => {}
             Effect::Truncate { targets } => {
                 let set = Set {
                     target: operation.target,

@@ -1,4 +1,5 @@
-//! pg
+//! PostgreSQL as both kinds of connection see it: addresses, pinned settings, sessions, catalogs, faults.
+
 pub mod address;
 pub mod catalog;
 pub mod facts;

@@ -175,7 +175,7 @@ fn configuration(address: &Address, purpose: &str) -> Config {
     config.application_name(format!("falkirk {purpose}")).options(startup_options());
     config.connect_timeout(CONNECT_TIMEOUT).tcp_user_timeout(Duration::from_secs(60));
     config.keepalives_idle(Duration::from_secs(30)).keepalives_interval(Duration::from_secs(10)).keepalives_retries(3);
-    if let Some(password) = &address.password {
+    if let Some(password) = address.password() {
         config.password(password);
     }
     config

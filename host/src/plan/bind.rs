@@ -644,7 +644,8 @@ fn target_column(column: &Column) -> TargetColumn {
     TargetColumn {
         name: column.name.clone(),
         type_sql: column.type_sql.clone(),
-        cast_sql: column.cast_sql.clone(),
+        // Beneath a domain: a domain with a modifier would cut values short inside the cast.
+        cast_sql: column.base_sql.clone(),
         base_oid: column.base_oid,
         case: fit::case(column.base_oid),
         generated: column.generated,

@@ -149,7 +149,7 @@ impl Assembler {
             }
             Message::Logical { transactional, prefix, content } => {
                 if transactional && prefix == marker::PREFIX {
-                    self.signed(Marker::parse(&content))?;
+                    self.signed(marker::parse_marker(&content))?;
                 }
                 Ok(())
             }
@@ -207,6 +207,19 @@ impl Assembler {
     /// Nothing more is taken: a problem, or `until` was reached.
     pub fn ended(&self) -> bool {
         self.problem.is_some() || self.reached
+    }
+
+    /// Whether a whole transaction waits to be handed on.
+    pub fn has_complete(&self) -> bool {
+        !self.commits.is_empty()
+    }
+
+    /// Nothing more is taken: `problem` counts once what was handed on is applied.
+    pub fn end_with(&mut self, problem: Problem) {
+        self.problem = Some(problem);
+        self.open = None;
+        self.changes.clear();
+        self.commits.clear();
     }
 
     /// `until` was reached.

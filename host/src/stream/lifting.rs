@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::change::{Before, Change, Datum, Event, Image};
+use crate::change::{Before, Change, Event, Image};
 use crate::delta::fold::Folder;
 use crate::delta::lift::{self, LiftError, Lifter};
 use crate::delta::{Effect, Operation, Set};
@@ -47,9 +47,17 @@ impl Lifting {
     }
 
     /// The segments of sets that lead the target over all `changes`.
-    pub fn lift(&mut self, changes: &[Placed], relations: &Relations) -> Result<Vec<Vec<Set>>, Fault> {
+    ///
+    /// `one_by_one`: nothing is folded, every change stands alone and in source order.
+    pub fn lift(
+        &mut self,
+        changes: &[Placed],
+        relations: &Relations,
+        one_by_one: bool,
+    ) -> Result<Vec<Vec<Set>>, Fault> {
         let plan = self.plan.clone();
         let mut folder = Folder::new(&plan.targets);
+        folder.one_by_one = one_by_one;
         let resolved = self.resolve(changes, relations)?;
         let mut answers = self.ask(&resolved)?;
         let mut operations = Vec::new();
@@ -190,10 +198,3 @@ fn lift_problem(error: LiftError) -> Problem {
     }
 }
 
-/// An insert of a copied row, lifted: the target, the columns and the values of each output row.
-pub fn inserted(operations: Vec<Operation>) -> impl Iterator<Item = (usize, crate::plan::Columns, Box<[Datum]>)> {
-    operations.into_iter().filter_map(|operation| match operation.effect {
-        Effect::Insert { columns, values } => Some((operation.target, columns, values)),
-        _ => None,
-    })
-}

@@ -1,0 +1,89 @@
+//! What has to be said, and what may not be left behind.
+
+use crate::source::{SourceFile, Token};
+
+/// The words that a panic outside of tests has to be explained with.
+const EXPLAINED: &str = "cannot happen: ";
+
+/// Files that do not open with `//!`.
+pub fn unopened(file: &SourceFile) -> Vec<String> {
+    let opens = file.lines.first().is_some_and(|line| line.strip_prefix("//! ").is_some_and(|text| text.len() > 15));
+    if opens { Vec::new() } else { vec![file.at(1)] }
+}
+
+/// Marks of unfinished work, also in tests.
+pub fn unfinished(file: &SourceFile) -> Vec<String> {
+    let mut found = Vec::new();
+    for (at, token) in file.all.iter().enumerate() {
+        let next = |text: &str| file.all.get(at + 1).is_some_and(|next| next.text == text);
+        let mark = match token.text.as_str() {
+            "todo" | "unimplemented" | "dbg" => next("!"),
+            "ignore" => at > 1 && file.all[at - 1].text == "[" && file.all[at - 2].text == "#",
+            _ => false,
+        };
+        if mark {
+            found.push(format!("{}: {}", file.at(token.line), token.text));
+        }
+    }
+    let marked =
+        |line: &str| line.split("//").nth(1).is_some_and(|note| note.contains("FIXME") || note.contains("TODO"));
+    let lines = file.lines.iter().enumerate().filter(|(_, line)| marked(line));
+    found.extend(lines.map(|(at, line)| format!("{}: {}", file.at(at + 1), line.trim())));
+    found
+}
+
+/// Panics in code that runs, without a reason.
+pub fn unexplained_panics(file: &SourceFile) -> Vec<String> {
+    let code = &file.code;
+    let is = |at: usize, text: &str| code.get(at).is_some_and(|token| token.text == text);
+    let mut found = Vec::new();
+    for (at, token) in code.iter().enumerate() {
+        let panics = match token.text.as_str() {
+            "unwrap" | "expect" | "unwrap_err" | "expect_err" => at > 0 && is(at - 1, ".") && is(at + 1, "("),
+            "panic" | "unreachable" => is(at + 1, "!"),
+            _ => false,
+        };
+        if panics && !explained(file, code, at) {
+            found.push(format!("{}: {}", file.at(token.line), file.lines[token.line - 1].trim()));
+        }
+    }
+    found
+}
+
+fn explained(file: &SourceFile, code: &[Token], at: usize) -> bool {
+    let line = code[at].line;
+    let message = code[at..].iter().take(4).any(|token| token.text.starts_with('"') && token.text.contains(EXPLAINED));
+    let noted = |line: &String| line.split("//").skip(1).any(|note| note.contains(EXPLAINED));
+    message || file.lines[line.saturating_sub(2)..line].iter().any(noted)
+}
+
+#[test]
+fn a_panic_without_its_reason_is_found() {
+    let count = |text: &str| unexplained_panics(&SourceFile::new("host/src/lsn.rs", text)).len();
+    assert_eq!(count("fn a() { b().unwrap(); }"), 1);
+    assert_eq!(count("fn a() { b().expect(\"worked\"); }"), 1);
+    assert_eq!(count("fn a() { unreachable!() }"), 1);
+    assert_eq!(count("fn a() { b().expect(\"cannot happen: b is checked above\"); }"), 0);
+    assert_eq!(count("fn a() {\n    // cannot happen: b is checked above\n    b().unwrap();\n}"), 0);
+    assert_eq!(count("fn a() {\n    // cannot happen: b is checked above\n\n    b().unwrap();\n}"), 1, "too far away");
+    assert_eq!(count("fn a() { b().unwrap_or_default(); self.expect = 1; }"), 0);
+    assert_eq!(count("#[cfg(test)] mod tests { fn a() { b().unwrap(); } }"), 0);
+}
+
+#[test]
+fn unfinished_work_is_found_also_in_tests() {
+    let count = |text: &str| unfinished(&SourceFile::new("tests/x.rs", text)).len();
+    assert_eq!(count("fn a() { todo!() }"), 1);
+    assert_eq!(count("#[cfg(test)] mod tests { #[test] #[ignore] fn a() { dbg!(1); } }"), 2);
+    assert_eq!(count("fn a() {} // TODO: b"), 1);
+    assert_eq!(count("fn todo() { ignore(\"todo!()\") }"), 0);
+}
+
+#[test]
+fn a_file_that_says_nothing_about_itself_is_found() {
+    let count = |text: &str| unopened(&SourceFile::new("host/src/lsn.rs", text)).len();
+    assert_eq!(count("//! A position in the log of changes.\n"), 0);
+    assert_eq!(count("//! x\n"), 1);
+    assert_eq!(count("use a::b;\n//! A position in the log of changes.\n".split_once('\n').unwrap().0), 1);
+    assert_eq!(count(""), 1);
+}
