@@ -170,20 +170,18 @@ impl Cluster {
 
     /// Another process may take the port between the search and the start: then another one is tried.
     fn first_start(&mut self) -> Outcome<()> {
-        let mut last = None;
-        for _ in 0..5 {
+        let mut tries = 0;
+        loop {
+            tries += 1;
             self.port = free_port()?;
             self.append_settings(&format!("port = {}\n", self.port))?;
-            match self.start_again() {
-                Ok(()) => return Ok(()),
-                Err(problem) => last = Some(problem),
+            let Err(problem) = self.start_again() else { return Ok(()) };
+            let log = self.log();
+            if tries == 5 || !log.contains("could not bind") {
+                let end = log.lines().skip(log.lines().count().saturating_sub(3)).collect::<Vec<_>>().join(" | ");
+                return Err(problem.remedy(format!("the server said: {end}")));
             }
         }
-        let log = self.log();
-        let end = log.lines().rev().take(3).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join(" | ");
-        Err(last
-            .unwrap_or_else(|| failed("start a private server", "no port"))
-            .remedy(format!("the server said: {end}")))
     }
 
     fn append_settings(&self, lines: &str) -> Outcome<()> {

@@ -113,14 +113,12 @@ impl Stage {
         path
     }
 
-    /// Writes `falkirk.toml`: the usual head with both addresses, then `more`, which may begin with further settings
-    /// of `[migration]`.
+    /// Writes `falkirk.toml`: the usual head with both addresses, then `more`: what stands before its first
+    /// section belongs to `[migration]`.
     pub fn config(&self, direction: &str, more: &str) -> PathBuf {
-        let (sections, migration) = match more.find('[') {
-            Some(start) if !more.trim_start().starts_with('[') => (&more[start..], &more[..start]),
-            Some(_) => (more, ""),
-            None => ("", more),
-        };
+        let is_head = |line: &&str| line.starts_with('[');
+        let sections = more.lines().skip_while(|line| !is_head(line)).collect::<Vec<_>>().join("\n");
+        let migration = more.lines().take_while(|line| !is_head(line)).collect::<Vec<_>>().join("\n");
         let (name, blue, green) = (&self.name, self.blue.url(), self.green.url());
         self.file(
             "falkirk.toml",

@@ -56,6 +56,11 @@ impl Side {
         self.server().url(&self.owner(), PASSWORD, &self.database)
     }
 
+    /// The address for an administrator. No test hands it to Falkirk.
+    pub fn administrator_url(&self) -> String {
+        self.server().superuser_url(&self.database)
+    }
+
     /// The server, to be stopped, started, paused. Only for stages with servers of their own.
     pub fn server(&self) -> MutexGuard<'_, Cluster> {
         // A test that failed while it held the server says nothing about the next one.
@@ -118,6 +123,7 @@ impl Side {
 
     #[track_caller]
     fn administrate(&self, database: &str, sql: &str) -> Vec<Vec<String>> {
+        // In two steps: a lock that is held while asking would keep the test from stopping the server meanwhile.
         let url = self.server().superuser_url(database);
         let rows = wait_for(async { ask(&connect(&url).await?, sql).await });
         rows.unwrap_or_else(|error| panic!("{} refuses its administrator: {error}\n  {sql}", self.name))

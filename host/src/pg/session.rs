@@ -152,11 +152,7 @@ impl Session {
         self.server_version_num = row.number(0)?;
         self.role = row.text(1)?;
         self.superuser = row.flag(2)?;
-        let wrong = |(place, (name, wanted)): (usize, &(&str, &str))| {
-            let got = row.get(place + 3).unwrap_or_default();
-            (got != *wanted).then(|| format!("{name} is `{got}` and not `{wanted}`"))
-        };
-        let wrong: Vec<String> = VERIFIED.iter().enumerate().filter_map(wrong).collect();
+        let wrong = unpinned(VERIFIED, &row.0[3..]);
         match wrong.is_empty() {
             true => Ok(()),
             false => Err(Problem::refuse(
@@ -172,7 +168,7 @@ impl Session {
 fn configuration(address: &Address, purpose: &str) -> Config {
     let mut config = Config::new();
     config.host(&address.host).port(address.port).user(&address.user).dbname(&address.database);
-    config.application_name(format!("falkirk {purpose}")).options(startup_options());
+    config.application_name(format!("falkirk {purpose}")).options(options_of(PINS));
     config.connect_timeout(CONNECT_TIMEOUT).tcp_user_timeout(Duration::from_secs(60));
     config.keepalives_idle(Duration::from_secs(30)).keepalives_interval(Duration::from_secs(10)).keepalives_retries(3);
     if let Some(password) = address.password() {
@@ -182,9 +178,18 @@ fn configuration(address: &Address, purpose: &str) -> Config {
 }
 
 /// The pins as the server's command line reads them: a backslash keeps a blank from ending an argument.
-fn startup_options() -> String {
+fn options_of(pins: &[(&str, &str)]) -> String {
     let escape = |value: &str| value.replace('\\', "\\\\").replace(' ', "\\ ");
-    PINS.iter().map(|(name, value)| format!("-c {name}={}", escape(value))).collect::<Vec<_>>().join(" ")
+    pins.iter().map(|(name, value)| format!("-c {name}={}", escape(value))).collect::<Vec<_>>().join(" ")
+}
+
+/// The settings that are not what they were pinned to, in words.
+fn unpinned(wanted: &[(&str, &str)], got: &[Option<String>]) -> Vec<String> {
+    let differs = |((name, wanted), got): (&(&str, &str), &Option<String>)| {
+        let got = got.as_deref().unwrap_or("not known");
+        (got != *wanted).then(|| format!("{name} is `{got}` and not `{wanted}`"))
+    };
+    wanted.iter().zip(got).filter_map(differs).collect()
 }
 
 /// Lets the connection run by itself, and keeps what ended it.
@@ -282,4 +287,46 @@ impl Row {
 /// The server answered, but not as asked: a fault of ours, or something between that speaks for the server.
 fn unreadable(what: String) -> Problem {
     Problem::stop(Blame::Host, "ANSWER_NOT_UNDERSTOOD", what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(values: &[Option<&str>]) -> Row {
+        Row(values.iter().map(|value| value.map(str::to_owned)).collect())
+    }
+
+    #[test]
+    fn pins_reach_the_server_whole_also_with_blanks_backslashes_and_without_a_value() {
+        let options = options_of(&[("datestyle", "ISO, MDY"), ("search_path", ""), ("odd", "a\\b")]);
+        assert_eq!(options, "-c datestyle=ISO,\\ MDY -c search_path= -c odd=a\\\\b");
+    }
+
+    #[test]
+    fn a_setting_that_a_pooler_dropped_is_named_with_both_values() {
+        let got = [Some("ISO, MDY"), Some("public"), Some("UTC"), None].map(|value| value.map(str::to_owned));
+        let wanted = [("DateStyle", "ISO, MDY"), ("search_path", ""), ("TimeZone", "UTC"), ("gone", "x")];
+        assert_eq!(unpinned(&wanted, &got), ["search_path is `public` and not ``", "gone is `not known` and not `x`"]);
+    }
+
+    #[test]
+    fn a_row_gives_what_was_asked_for_or_says_which_column_did_not() {
+        let row = row(&[Some("7"), Some("t"), None, Some("1 2 0"), Some("[\"a\"]"), Some("secret")]);
+        assert_eq!(row.number::<u32>(0).unwrap(), 7);
+        assert!(row.flag(1).unwrap());
+        assert_eq!(row.number_or_null::<i64>(2).unwrap(), None);
+        assert_eq!(row.numbers::<i16>(3).unwrap(), [1, 2, 0]);
+        assert_eq!(row.json::<Vec<String>>(4).unwrap(), ["a"]);
+        for problem in [
+            row.number::<u32>(5).unwrap_err(),
+            row.flag(5).unwrap_err(),
+            row.json::<Vec<String>>(5).unwrap_err(),
+            row.text(2).unwrap_err(),
+            row.text(9).unwrap_err(),
+        ] {
+            assert_eq!(problem.code(), "ANSWER_NOT_UNDERSTOOD");
+            assert!(!problem.to_string().contains("secret"), "{problem}");
+        }
+    }
 }
