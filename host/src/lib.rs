@@ -17,6 +17,7 @@ pub mod plan;
 pub mod problem;
 
 pub mod apply;
+pub mod build;
 pub mod decode;
 pub mod pg;
 pub mod source;

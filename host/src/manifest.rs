@@ -4,11 +4,22 @@
 //! schema is `wit/manifest.schema.json`.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
 use crate::names::TableName;
 
 /// The manifest's format that this host speaks.
 pub const FORMAT: u32 = 1;
+
+/// The way a link runs a transform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// Reads blue, writes green.
+    Forward,
+    /// Reads green, writes blue.
+    Backward,
+}
 
 /// What a transform is and which rows stand for which.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,13 +35,71 @@ pub struct Manifest {
     pub to: String,
     /// Key maps: pairs of keys that stand for each other. Not yet accepted by this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub maps: Option<serde_json::Value>,
+    pub maps: Option<Json>,
     /// Rules for blue's tables.
     #[serde(default)]
     pub forward: Vec<Rule>,
     /// Rules for green's tables.
     #[serde(default)]
     pub backward: Vec<Rule>,
+}
+
+impl Manifest {
+    /// The rules of one direction.
+    pub fn rules(&self, direction: Direction) -> &[Rule] {
+        match direction {
+            Direction::Forward => &self.forward,
+            Direction::Backward => &self.backward,
+        }
+    }
+
+    /// A manifest out of its text. The error names the place within the document.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let json: Json = serde_json::from_str(text).map_err(|error| format!("the manifest is not JSON: {error}"))?;
+        // First of all: another format has other keys, and complaining about those would mislead.
+        match json.get("falkirk").and_then(Json::as_u64) {
+            Some(format) if format == u64::from(FORMAT) => {}
+            Some(format) => return Err(format!("the manifest has format {format}, this host speaks {FORMAT}")),
+            None => return Err("the manifest does not say its format: `falkirk` is missing or no number".into()),
+        }
+        // Out of the text, not out of `json`: a key that is given twice must be refused as well.
+        serde_json::from_str(text).map_err(|error| match place(&json) {
+            Some((place, error)) => format!("the manifest is invalid at {place}: {error}"),
+            None => format!("the manifest is invalid: {error}"),
+        })
+    }
+}
+
+/// The innermost rule, output, group or column that is not what it should be.
+fn place(json: &Json) -> Option<(String, String)> {
+    ["forward", "backward"].into_iter().find_map(|direction| {
+        elements(json, direction).find_map(|(at, rule)| {
+            let column = elements(rule, "columns").find_map(|(here, column)| fault::<Asked>(column, &[&at, &here]));
+            let output = || {
+                elements(rule, "outputs").find_map(|(here, output)| {
+                    let mut groups = elements(output, "computed");
+                    let group = groups.find_map(|(inner, group)| fault::<Group>(group, &[&at, &here, &inner]));
+                    group.or_else(|| fault::<Output>(output, &[&at, &here]))
+                })
+            };
+            column.or_else(output).or_else(|| fault::<Rule>(rule, &[&at]))
+        })
+    })
+}
+
+fn elements<'a>(json: &'a Json, key: &'static str) -> impl Iterator<Item = (String, &'a Json)> {
+    let list = json.get(key).and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
+    list.iter().enumerate().map(move |(position, element)| (format!("{key}[{position}]"), element))
+}
+
+fn fault<T: serde::de::DeserializeOwned>(json: &Json, place: &[&str]) -> Option<(String, String)> {
+    let error = T::deserialize(json).err()?;
+    let names_column = std::any::type_name::<T>() == std::any::type_name::<Asked>();
+    let error = match names_column {
+        true => "expected a column's name, or {\"name\": .., \"as\": \"text\"}".to_owned(),
+        false => error.to_string(),
+    };
+    Some((place.join("."), error))
 }
 
 /// What the rows of one source table stand for.
@@ -44,10 +113,10 @@ pub struct Rule {
     pub columns: Vec<Asked>,
     /// Rows of other source tables that the guest is handed as well. Not yet accepted by this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub related: Option<serde_json::Value>,
+    pub related: Option<Json>,
     /// Two columns that are a pair of a key map. Not yet accepted by this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bind: Option<serde_json::Value>,
+    pub bind: Option<Json>,
     /// The target rows; none: rows of this table stand for nothing on the other side, on purpose.
     #[serde(default)]
     pub outputs: Vec<Output>,
@@ -163,13 +232,13 @@ pub struct Output {
     pub on_delete: OnDelete,
     /// Filled through a key map. Not yet accepted by this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mapped: Option<serde_json::Value>,
+    pub mapped: Option<Json>,
     /// The columns by which a patch finds its row. Not yet accepted by this host.
     #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
-    pub matching: Option<serde_json::Value>,
+    pub matching: Option<Json>,
     /// What a patch does when its source row goes. Not yet accepted by this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub on_remove: Option<serde_json::Value>,
+    pub on_remove: Option<Json>,
 }
 
 /// Columns of an output that are computed together: the unit of writing and of conflict.
@@ -183,4 +252,159 @@ pub struct Group {
     /// The way back loses something, on purpose: comparisons leave the group out and count it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lossy: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde::de::DeserializeOwned;
+    use serde_json::json;
+
+    use super::*;
+
+    fn schema() -> Json {
+        serde_json::from_str(include_str!("../../wit/manifest.schema.json")).unwrap()
+    }
+
+    /// What serde says it knows, out of its complaint about a key that nobody has.
+    fn fields<T: DeserializeOwned>() -> BTreeSet<String> {
+        let error = serde_json::from_value::<T>(json!({ "no such key": 0 })).err().unwrap().to_string();
+        error.split('`').skip(3).step_by(2).map(str::to_owned).collect()
+    }
+
+    fn assert_same_keys<T: DeserializeOwned>(object: &Json) {
+        let properties = object["properties"].as_object().unwrap();
+        assert_eq!(properties.keys().cloned().collect::<BTreeSet<_>>(), fields::<T>());
+        assert_eq!(object["additionalProperties"], false);
+        for (key, property) in properties {
+            let described = property["description"].is_string() || property["$ref"].is_string();
+            assert!(described, "{key} is not described");
+        }
+    }
+
+    #[test]
+    fn the_published_schema_has_the_keys_that_the_host_reads() {
+        let schema = schema();
+        let defs = &schema["$defs"];
+        assert_same_keys::<Manifest>(&schema);
+        assert_same_keys::<Rule>(&defs["rule"]);
+        assert_same_keys::<AskedAs>(&defs["asked"]["oneOf"][1]);
+        assert_same_keys::<Output>(&defs["output"]);
+        assert_same_keys::<Group>(&defs["group"]);
+    }
+
+    /// As much of JSON Schema as the published one uses.
+    fn fits(root: &Json, schema: &Json, value: &Json) -> bool {
+        let listed = |key: &str| schema[key].as_array().map(Vec::as_slice).unwrap_or_default();
+        let kind = match value {
+            Json::Null => "null",
+            Json::Bool(_) => "boolean",
+            Json::Number(_) => "number",
+            Json::String(_) => "string",
+            Json::Array(_) => "array",
+            Json::Object(_) => "object",
+        };
+        let reference = schema["$ref"].as_str().map(|path| root.pointer(path.trim_start_matches('#')).unwrap());
+        let typed = match &schema["type"] {
+            Json::String(only) => only == kind,
+            Json::Array(kinds) => kinds.contains(&json!(kind)),
+            _ => true,
+        };
+        let inside =
+            |(key, value): (&String, &Json)| match (&schema["properties"][key], &schema["additionalProperties"]) {
+                (Json::Null, Json::Bool(false)) => false,
+                (Json::Null, other) => fits(root, other, value),
+                (property, _) => fits(root, property, value),
+            };
+        reference.is_none_or(|reference| fits(root, reference, value))
+            && typed
+            && schema.get("const").is_none_or(|constant| constant == value)
+            && schema.get("enum").is_none_or(|_| listed("enum").contains(value))
+            && schema["minLength"].as_u64().is_none_or(|least| value.as_str().unwrap_or_default().len() as u64 >= least)
+            && (schema.get("oneOf").is_none()
+                || listed("oneOf").iter().filter(|one| fits(root, one, value)).count() == 1)
+            && value.as_object().is_none_or(|object| {
+                listed("required").iter().all(|key| object.contains_key(key.as_str().unwrap()))
+                    && object.iter().all(inside)
+            })
+            && (schema.get("items").is_none()
+                || value.as_array().is_none_or(|list| list.iter().all(|one| fits(root, &schema["items"], one))))
+    }
+
+    fn agree(manifest: Json, accepted: bool) {
+        let schema = schema();
+        assert_eq!(Manifest::parse(&manifest.to_string()).is_ok(), accepted, "the host on {manifest}");
+        assert_eq!(fits(&schema, &schema, &manifest), accepted, "the schema on {manifest}");
+    }
+
+    fn with_rule(rule: Json) -> Json {
+        json!({ "falkirk": 1, "name": "shop", "from": "1", "to": "2", "forward": [rule] })
+    }
+
+    fn with_output(output: Json) -> Json {
+        with_rule(json!({ "table": "a", "outputs": [output] }))
+    }
+
+    #[test]
+    fn the_published_schema_accepts_what_the_host_accepts() {
+        agree(json!({ "falkirk": 1, "name": "shop", "from": "1", "to": "2" }), true);
+        agree(
+            json!({ "falkirk": 1, "name": "s", "from": "1", "to": "2", "maps": { "cart": {} }, "backward": [] }),
+            true,
+        );
+        agree(with_rule(json!({ "table": "app.\"My.Table\"" })), true);
+        agree(
+            with_rule(json!({ "table": "a", "columns": ["b", { "name": "id", "as": "text" }], "related": [1] })),
+            true,
+        );
+        agree(
+            with_output(json!({ "table": "a", "write": "ensure", "mapped": {}, "match": {}, "on_remove": "keep" })),
+            true,
+        );
+        agree(with_output(json!({ "table": "a", "copied": { "x": "y" }, "same_named": true, "many": true })), true);
+        agree(with_output(json!({ "table": "a", "when": ["b"], "follows": "key", "on_delete": "delete" })), true);
+        agree(
+            with_output(json!({ "table": "a", "when": null, "on_delete": { "set": { "x": "t", "y": null } } })),
+            true,
+        );
+        agree(with_output(json!({ "table": "a", "computed": [{ "from": [], "to": ["x"], "lossy": true }] })), true);
+    }
+
+    #[test]
+    fn row_18_unknown_keys_and_wrong_values_are_refused_by_the_host_and_the_schema_alike() {
+        agree(json!({ "falkirk": 2, "name": "shop", "from": "1", "to": "2" }), false);
+        agree(json!({ "name": "shop", "from": "1", "to": "2" }), false);
+        agree(json!({ "falkirk": 1, "name": "shop", "from": "1", "to": 2 }), false);
+        agree(json!({ "falkirk": 1, "name": "shop", "from": "1", "to": "2", "extra": {} }), false);
+        agree(with_rule(json!({ "outputs": [] })), false);
+        agree(with_rule(json!({ "table": "" })), false);
+        agree(with_rule(json!({ "table": "a", "columns": [{ "name": "id" }] })), false);
+        agree(with_rule(json!({ "table": "a", "columns": [{ "name": "id", "as": "json" }] })), false);
+        agree(with_output(json!({ "table": "a", "same_name": true })), false);
+        agree(with_output(json!({ "table": "a", "copied": { "x": 1 } })), false);
+        agree(with_output(json!({ "table": "a", "write": "upsert" })), false);
+        agree(with_output(json!({ "table": "a", "follows": "nobody" })), false);
+        agree(with_output(json!({ "table": "a", "on_delete": { "set": { "x": 1 } } })), false);
+        agree(with_output(json!({ "table": "a", "computed": [{ "from": ["x"] }] })), false);
+        agree(with_output(json!({ "table": "a", "computed": [{ "from": ["x"], "to": ["y"], "by": 1 }] })), false);
+    }
+
+    #[test]
+    fn an_invalid_manifest_names_the_innermost_place() {
+        let place = |manifest: Json| Manifest::parse(&manifest.to_string()).unwrap_err();
+        let text = place(with_output(json!({ "table": "a", "computed": [{ "from": [], "to": [] }, { "to": [] }] })));
+        assert!(text.contains("forward[0].outputs[0].computed[1]") && text.contains("from"), "{text}");
+        let text = place(with_rule(json!({ "table": "a", "columns": ["b", 3] })));
+        assert!(text.contains("forward[0].columns[1]") && text.contains("column's name"), "{text}");
+        let text = Manifest::parse(r#"{"falkirk": 1, "name": "a", "name": "b", "from": "1", "to": "2"}"#).unwrap_err();
+        assert!(text.contains("duplicate"), "{text}");
+    }
+
+    #[test]
+    fn what_is_read_writes_back_to_the_same() {
+        let text = with_output(json!({ "table": "app.b", "when": ["x"], "on_delete": { "set": { "gone": "t" } } }));
+        let manifest = Manifest::parse(&text.to_string()).unwrap();
+        assert_eq!(Manifest::parse(&serde_json::to_string(&manifest).unwrap()), Ok(manifest));
+    }
 }

@@ -1,1 +1,22 @@
-//! transform
+//! Transforms: WebAssembly components that turn rows of one schema version into rows of the next (and back).
+//!
+//! ```text
+//!   file --Artifact::load--> checked, compiled, described --Guest::new--> answers for rows, batch by batch
+//! ```
+//!
+//! The only home of `wasmtime`. It holds L10: whatever a transform does, the host gets an answer or a problem that names
+//! artifact, table and row, within bounded time and memory. And its part of L9: nothing is linked, so there is nothing
+//! for an answer to depend on but the rows.
+
+mod artifact;
+mod engine;
+mod guest;
+mod instance;
+mod limits;
+mod value;
+mod wire;
+
+pub use crate::manifest::Direction;
+pub use artifact::Artifact;
+pub use guest::{Guest, GuestFault};
+pub use limits::Limits;

@@ -1,0 +1,106 @@
+//! A transform that misbehaves on request, for the host's tests.
+//!
+//! A row is `(id, note)` and comes back as it is, unless its note or the table's name asks for something else. It uses
+//! the bindings without the rest of the SDK, which would not let it answer wrongly.
+#![cfg(target_family = "wasm")]
+
+use std::cell::Cell;
+use std::hint::black_box;
+
+use falkirk_sdk::Value;
+use falkirk_sdk::wire::{Guest, InputRow, OutputRow, Rejection, export_bindings};
+
+type Results = Vec<Result<Vec<OutputRow>, Rejection>>;
+
+struct Misbehaving;
+
+export_bindings!(Misbehaving with_types_in falkirk_sdk::wire);
+
+thread_local! {
+    static CALLS: Cell<u32> = const { Cell::new(0) };
+}
+
+impl Guest for Misbehaving {
+    fn describe() -> String {
+        r#"{"falkirk": 1, "name": "guests", "from": "1", "to": "2"}"#.into()
+    }
+
+    fn forward(table: String, rows: Vec<InputRow>) -> Results {
+        CALLS.set(CALLS.get() + 1);
+        match table.as_str() {
+            // One result is missing.
+            "count" => rows.into_iter().skip(1).map(answer).collect(),
+            // Fails only for more than one row: the answer depends on the cut.
+            "batch" if rows.len() > 1 => explode(),
+            // Fails only in an instance that served before.
+            "stale" if CALLS.get() > 1 => explode(),
+            // Keeps some memory for ever.
+            "leak" => {
+                std::mem::forget(black_box(vec![1_u8; 4 << 20]));
+                rows.into_iter().map(answer).collect()
+            }
+            _ => rows.into_iter().map(answer).collect(),
+        }
+    }
+
+    fn backward(_: String, rows: Vec<InputRow>) -> Results {
+        rows.into_iter().map(|row| Ok(vec![OutputRow { output: 0, values: row.values }])).collect()
+    }
+}
+
+#[inline(never)]
+fn explode() -> ! {
+    panic!("a message that stays inside")
+}
+
+#[inline(never)]
+#[expect(unconditional_recursion, reason = "it is to exhaust the stack")]
+fn dig(depth: u64) -> u64 {
+    black_box(dig(black_box(depth + 1)) + depth)
+}
+
+#[inline(never)]
+fn spin() -> ! {
+    loop {
+        black_box(());
+    }
+}
+
+fn answer(InputRow { mut values, .. }: InputRow) -> Result<Vec<OutputRow>, Rejection> {
+    let note = match &values[1] {
+        Value::Text(note) => note.clone(),
+        _ => String::new(),
+    };
+    let mut output = 0;
+    match note.as_str() {
+        "trap" => explode(),
+        "loop" => spin(),
+        "deep" => drop(black_box(dig(0))),
+        "memory" => {
+            let mut kept: Vec<Vec<u8>> = Vec::new();
+            loop {
+                kept.push(black_box(vec![1; 1 << 20]));
+            }
+        }
+        "output" => values[1] = Value::Text("x".repeat(3 << 20)),
+        "unknown output" => output = 7,
+        "arity" => drop(values.pop()),
+        "nul" => values[1] = Value::Text("a\0b".into()),
+        "case" => values[1] = Value::Integer(1),
+        "unset" => values[1] = Value::Unset,
+        "unset key" => values[0] = Value::Unset,
+        "forget" => return Ok(Vec::new()),
+        "twice" => {
+            let row = OutputRow { output, values };
+            return Ok(vec![row.clone(), row]);
+        }
+        "reject" => {
+            return Err(Rejection { column: Some(1), code: "not_finite".into(), message: "secret 4711".into() });
+        }
+        "reject oddly" => {
+            return Err(Rejection { column: Some(99), code: "secret 4711\n".into(), message: String::new() });
+        }
+        _ => {}
+    }
+    Ok(vec![OutputRow { output, values }])
+}
