@@ -23,5 +23,15 @@ pub mod pg;
 pub mod source;
 pub mod transform;
 
+pub mod check;
+pub mod clean;
+pub mod config;
+pub mod copy;
+pub mod link;
+pub mod status;
 pub mod stream;
+pub mod supervisor;
+
+pub mod cli;
+pub mod show;
 pub mod verify;

@@ -294,3 +294,24 @@ pub async fn clear_problem(client: &Client, migration: &str, link: Link) -> Outc
     client.execute(delete, &[&migration, &link.name()]).await.map_err(|error| fault::refused(&error))?;
     Ok(())
 }
+
+/// Puts a fresh slot under a link that is being prepared: from here on its consistent point is the checkpoint, and
+/// existing rows may be copied (L5).
+pub async fn adopt_slot(
+    client: &Client,
+    migration: &str,
+    link: Link,
+    epoch: i64,
+    consistent_point: Lsn,
+) -> Outcome<()> {
+    let update = "UPDATE falkirk.checkpoint SET position = $4, slot_created_at = $4, phase = 'copying', updated_at = now() \
+        WHERE migration = $1 AND link = $2 AND epoch = $3 AND phase = 'preparing'";
+    let count = client
+        .execute(update, &[&migration, &link.name(), &epoch, &PgLsn::from(consistent_point.0)])
+        .await
+        .map_err(|error| fault::refused(&error))?;
+    match count {
+        1 => Ok(()),
+        _ => Err(lost_hold(client, migration, link, epoch, None).await),
+    }
+}

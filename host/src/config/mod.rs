@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::names::TableName;
 use crate::pg::address::Address;
 use crate::problem::{Blame, Outcome, Problem};
-use crate::transform::limits::Limits;
+use crate::transform::Limits;
 
 pub use written::Direction;
 
@@ -34,6 +34,8 @@ pub struct Settings {
     pub include: Vec<TableName>,
     /// Not these.
     pub exclude: Vec<TableName>,
+    /// Target tables whose triggers may fire for what the link writes.
+    pub allow_triggers: Vec<TableName>,
     /// Limits of each transform instance.
     pub limits: Limits,
     /// How many chunks are copied at once.
@@ -68,6 +70,16 @@ impl Settings {
     /// The name of the forward link's slot and publication.
     pub fn slot(&self) -> String {
         format!("falkirk_{}_forward", self.name)
+    }
+
+    /// The side that the link reads.
+    pub fn source(&self) -> &Side {
+        &self.blue
+    }
+
+    /// The side that the link writes.
+    pub fn target(&self) -> &Side {
+        &self.green
     }
 }
 
@@ -160,7 +172,11 @@ schema_version = "2"
 
     #[test]
     fn row_7_plaintext_to_another_host_is_refused() {
-        refused(&GOOD.replace("127.0.0.1:5433/green", "db.example:5433/green?sslmode=disable"), "PLAINTEXT_REFUSED", "db.example");
+        refused(
+            &GOOD.replace("127.0.0.1:5433/green", "db.example:5433/green?sslmode=disable"),
+            "PLAINTEXT_REFUSED",
+            "db.example",
+        );
     }
 
     #[test]
@@ -181,6 +197,10 @@ schema_version = "2"
     #[test]
     fn what_a_later_release_brings_is_refused_by_name_and_not_ignored() {
         refused(&GOOD.replace("\"forward\"", "\"both\""), "NOT_SUPPORTED", "both");
-        refused(&GOOD.replace("name = \"shop\"", "name = \"shop\"\non_error = \"dead_letter\""), "NOT_SUPPORTED", "dead_letter");
+        refused(
+            &GOOD.replace("name = \"shop\"", "name = \"shop\"\non_error = \"dead_letter\""),
+            "NOT_SUPPORTED",
+            "dead_letter",
+        );
     }
 }

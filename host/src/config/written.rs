@@ -8,7 +8,7 @@ use super::{Settings, Side, TransformFile};
 use crate::names::TableName;
 use crate::pg::address::Address;
 use crate::problem::{Blame, Outcome, Problem};
-use crate::transform::limits::Limits;
+use crate::transform::Limits;
 
 /// Which links run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -78,6 +78,7 @@ impl std::fmt::Debug for Database {
 struct Tables {
     include: Vec<TableName>,
     exclude: Vec<TableName>,
+    allow_triggers: Vec<TableName>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -121,9 +122,29 @@ impl Default for Warn {
 
 /// Every key that a configuration may hold, for the nearest one to a mistyped one.
 const KEYS: &[&str] = &[
-    "migration", "name", "direction", "transforms", "on_error", "blue", "green", "url", "url_file", "schema_version",
-    "tables", "include", "exclude", "limits", "memory_mib", "batch_time_ms", "output_mib", "copy", "workers",
-    "chunk_mib", "warn", "retained_wal_mib",
+    "migration",
+    "name",
+    "direction",
+    "transforms",
+    "on_error",
+    "blue",
+    "green",
+    "url",
+    "url_file",
+    "schema_version",
+    "tables",
+    "include",
+    "exclude",
+    "allow_triggers",
+    "limits",
+    "memory_mib",
+    "batch_time_ms",
+    "output_mib",
+    "copy",
+    "workers",
+    "chunk_mib",
+    "warn",
+    "retained_wal_mib",
 ];
 
 fn invalid(what: impl std::fmt::Display) -> Problem {
@@ -163,12 +184,12 @@ impl Written {
             return Err(invalid("a table is both included and excluded in [tables]").table(table));
         }
         let limits = Limits {
-            memory_mib: range("limits.memory_mib", self.limits.memory_mib, 16, 1_024)?,
-            batch_time_ms: range("limits.batch_time_ms", self.limits.batch_time_ms, 10, 60_000)?,
-            output_mib: range("limits.output_mib", self.limits.output_mib, 1, 1_024)?,
+            memory_mib: small_range("limits.memory_mib", self.limits.memory_mib, 16, 1_024)?,
+            batch_time_ms: small_range("limits.batch_time_ms", self.limits.batch_time_ms, 10, 60_000)?,
+            output_mib: small_range("limits.output_mib", self.limits.output_mib, 1, 1_024)?,
         };
         let copy_workers = range("copy.workers", self.copy.workers, 1, 32)? as usize;
-        within_cgroup(limits.memory_mib * (copy_workers as u64 + 1))?;
+        within_cgroup(u64::from(limits.memory_mib) * (copy_workers as u64 + 1))?;
         Ok(Settings {
             transforms: self.migration.transforms.iter().map(|text| transform(text, base)).collect::<Outcome<_>>()?,
             blue: self.blue.settle("blue", base, variable, &mut warnings)?,
@@ -177,6 +198,7 @@ impl Written {
             direction: self.migration.direction,
             include: self.tables.include,
             exclude: self.tables.exclude,
+            allow_triggers: self.tables.allow_triggers,
             limits,
             copy_workers,
             copy_chunk_bytes: range("copy.chunk_mib", self.copy.chunk_mib, 1, 1_024)? << 20,
@@ -196,6 +218,11 @@ fn range(name: &str, value: u64, least: u64, most: u64) -> Outcome<u64> {
         true => Ok(value),
         false => Err(invalid(format!("{name} = {value} is out of range: it must be between {least} and {most}"))),
     }
+}
+
+fn small_range(name: &str, value: u64, least: u32, most: u32) -> Outcome<u32> {
+    // The range holds, so the value fits.
+    range(name, value, least.into(), most.into()).map(|value| value as u32)
 }
 
 /// Pitfalls, section 6, row 9: limits that the container cannot hold would end as a kill in the night.
@@ -248,7 +275,8 @@ impl Database {
         };
         let address = Address::parse(url.trim())?;
         if in_the_file && address.has_password() {
-            warnings.push(format!("[{side}] url holds a password in the configuration; env:NAME or url_file keep it out"));
+            warnings
+                .push(format!("[{side}] url holds a password in the configuration; env:NAME or url_file keep it out"));
         }
         Ok(Side { address, schema_version: self.schema_version })
     }

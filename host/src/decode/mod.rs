@@ -187,8 +187,7 @@ impl Decoder {
         }
         let relations = (0..count).map(|_| self.known(cursor)).collect::<Outcome<Vec<_>>>()?;
         let relation = relations[0].clone();
-        let event =
-            Event::Truncate { relations, cascade: options & 1 == 1, restart_identity: options & 2 == 2 };
+        let event = Event::Truncate { relations, cascade: options & 1 == 1, restart_identity: options & 2 == 2 };
         Ok(Message::Change(Change { relation, event }))
     }
 }

@@ -104,7 +104,11 @@ impl Address {
             ("sslrootcert", file) => self.root_certificate = Some(PathBuf::from(file)),
             ("sslmode", _) => return Err(invalid("a database address has an unknown sslmode")),
             ("application_name", _) => {}
-            _ => return Err(invalid("a database address has a parameter besides sslmode, sslrootcert and application_name")),
+            _ => {
+                return Err(invalid(
+                    "a database address has a parameter besides sslmode, sslrootcert and application_name",
+                ));
+            }
         }
         Ok(())
     }
@@ -133,7 +137,8 @@ fn host_and_port(place: &str) -> Outcome<(String, u16)> {
             None => (decoded(place)?, None),
         },
     };
-    let port = port.map_or(Ok(5432), |port| port.parse().map_err(|_| invalid("a database address has no valid port")))?;
+    let port =
+        port.map_or(Ok(5432), |port| port.parse().map_err(|_| invalid("a database address has no valid port")))?;
     if host.starts_with('/') || host.contains(',') {
         return Err(invalid("a database address names a socket or several hosts; it must be one host over TCP"));
     }
@@ -155,7 +160,9 @@ fn decoded(text: &str) -> Outcome<String> {
         }
         let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
         let decoded = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        bytes.push(decoded.ok_or_else(|| invalid("a database address has a % that two hexadecimal digits do not follow"))?);
+        bytes.push(
+            decoded.ok_or_else(|| invalid("a database address has a % that two hexadecimal digits do not follow"))?,
+        );
         rest = &tail[2..];
     }
     String::from_utf8(bytes).map_err(|_| invalid("a database address is not UTF-8 after decoding"))
@@ -186,7 +193,15 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_without_quoting_the_address() {
-        for url in ["hidden", "postgres://host/hidden", "postgres://u:hidden@h:x/d", "postgres://u:hidden@h/d?x=1", "postgres://u:%zzhidden@h/d", "postgres://u@h/", "postgres://u:hidden@a,b/d"] {
+        for url in [
+            "hidden",
+            "postgres://host/hidden",
+            "postgres://u:hidden@h:x/d",
+            "postgres://u:hidden@h/d?x=1",
+            "postgres://u:%zzhidden@h/d",
+            "postgres://u@h/",
+            "postgres://u:hidden@a,b/d",
+        ] {
             let problem = Address::parse(url).unwrap_err().to_string();
             assert!(!problem.contains("hidden"), "{problem}");
         }

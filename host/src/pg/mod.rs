@@ -1,5 +1,5 @@
-//! The ground under everything that talks to PostgreSQL: addresses, pinned settings, TLS, sessions for SQL, what
-//! errors mean, and what a server says about itself. No policy lives here: nothing below decides what a link does.
+//! PostgreSQL as both kinds of connection see it: addresses, pinned settings, sessions, catalogs, faults.
+
 pub mod address;
 pub mod catalog;
 pub mod facts;

@@ -74,7 +74,8 @@ pub fn bind(binding: &Binding<'_>) -> Result<Plan, Vec<Problem>> {
         left_out: Vec::new(),
     };
     let sources = binder.sources();
-    let mut plan = Plan { sources, targets: binder.targets, by_name: HashMap::new(), left_out: binder.left_out };
+    let oids = binding.source.tables.values().map(|table| (table.oid, table.name.clone())).collect();
+    let mut plan = Plan { sources, targets: binder.targets, by_name: HashMap::new(), oids, left_out: binder.left_out };
     let mut problems = binder.problems;
     problems.extend(order::parents_first(&mut plan, binding.target));
     plan.by_name = by_name(&plan, binding.source);
@@ -251,6 +252,7 @@ impl<'a> Binder<'a> {
             key: table.row_key().iter().filter_map(position).collect(),
             full_identity: table.identity == ReplicaIdentity::Full,
             identity_key: table.identity_key.iter().filter_map(position).collect(),
+            copy_level: 0,
             refers_to_itself: refers,
             rule: Rule { guest_table: calls_guest.then(|| rule.table.to_string()), asked, outputs },
             size_bytes: table.size_bytes,

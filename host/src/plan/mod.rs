@@ -31,6 +31,9 @@ pub struct Plan {
     pub targets: Vec<Target>,
     /// Positions in `sources` by name; partitions are found under their own name and point to their root's entry.
     pub by_name: HashMap<TableName, usize>,
+    /// Object ids of the source's tables and partitions, and what they are called. A table that gets another name keeps
+    /// its id.
+    pub oids: HashMap<u32, TableName>,
     /// Tables that exist in the source and are not read, with the reason; shown by `check`.
     pub left_out: Vec<(TableName, String)>,
 }
@@ -48,6 +51,8 @@ pub struct Source {
     pub full_identity: bool,
     /// Positions of the columns that an old key image holds, if identity is not full.
     pub identity_key: Vec<usize>,
+    /// Tables of a lower level are copied before: they hold the parents that this one's rows point to.
+    pub copy_level: usize,
     /// Whether a foreign key of the table points to the table itself: then it is copied in one statement.
     pub refers_to_itself: bool,
     /// The rule.

@@ -20,6 +20,8 @@ pub fn parents_first(plan: &mut Plan, catalog: &Catalog) -> Vec<Problem> {
         waiting.insert(id, parents.collect());
     }
     let mut order: Vec<usize> = Vec::new();
+    let mut levels = vec![0; plan.targets.len()];
+    let mut level = 0;
     let mut problems = Vec::new();
     while !waiting.is_empty() {
         let ready: Vec<usize> = waiting
@@ -34,9 +36,14 @@ pub fn parents_first(plan: &mut Plan, catalog: &Catalog) -> Vec<Problem> {
         for id in ready {
             waiting.remove(&id);
             order.push(id);
+            levels[id] = level;
         }
+        level += 1;
     }
     order.extend(waiting.into_keys());
+    for source in &mut plan.sources {
+        source.copy_level = source.rule.outputs.iter().map(|output| levels[output.target]).max().unwrap_or(0);
+    }
     renumber(plan, &order);
     problems
 }
@@ -48,8 +55,7 @@ fn renumber(plan: &mut Plan, order: &[usize]) {
     for source in &mut plan.sources {
         source.rule.outputs.iter_mut().for_each(|output| output.target = new_of[output.target]);
     }
-    let rank = |source: &crate::plan::Source| source.rule.outputs.iter().map(|output| output.target).max();
-    plan.sources.sort_by_key(|source| (rank(source), source.name.clone()));
+    plan.sources.sort_by_key(|source| (source.copy_level, source.name.clone()));
 }
 
 fn cycle(plan: &Plan, catalog: &Catalog, waiting: &BTreeMap<usize, Vec<usize>>) -> Problem {

@@ -63,7 +63,10 @@ fn classify(sqlstate: &str, text: &str, doing: &str) -> Problem {
     let slot = text.contains("replication slot");
     match sqlstate {
         "55006" if slot => refuse("SLOT_IN_USE", "another host reads this slot: end it, or wait until it has ended"),
-        "42704" if slot => refuse("SLOT_MISSING", "the changes since the checkpoint are gone: `falkirk clean`, then `falkirk run` copies anew"),
+        "42704" if slot => refuse(
+            "SLOT_MISSING",
+            "the changes since the checkpoint are gone: `falkirk clean`, then `falkirk run` copies anew",
+        ),
         "55000" if text.contains("can no longer") || text.contains("invalidated") => refuse(
             "SLOT_LOST",
             "the source has removed log that the link still needed: raise max_slot_wal_keep_size, then `falkirk clean` and `falkirk run` copy anew",
@@ -76,10 +79,16 @@ fn classify(sqlstate: &str, text: &str, doing: &str) -> Problem {
             "POISON_TRANSACTION",
             "a row is larger than the source can decode, and it never will be: take its table out, or shrink the row, and start over with `falkirk clean`",
         ),
-        "22021" | "22P05" => stop("ENCODING", "the source holds text that is not valid in UTF-8: correct the rows, then start over with `falkirk clean`"),
+        "22021" | "22P05" => stop(
+            "ENCODING",
+            "the source holds text that is not valid in UTF-8: correct the rows, then start over with `falkirk clean`",
+        ),
         "53300" | "53400" => Problem::retry(Blame::Source, "NO_FREE_SLOT", &what)
             .remedy("raise max_replication_slots and max_wal_senders on the source, or remove unused slots"),
-        "28P01" | "28000" | "42501" | "3D000" => refuse("PERMISSION_DENIED", "check the role, its password and its REPLICATION attribute; the README has the recipe"),
+        "28P01" | "28000" | "42501" | "3D000" => refuse(
+            "PERMISSION_DENIED",
+            "check the role, its password and its REPLICATION attribute; the README has the recipe",
+        ),
         state if state.starts_with("08") || state.starts_with("57P") || state.starts_with("53") => {
             Problem::retry(Blame::Source, "CONNECTION_LOST", &what)
         }
@@ -101,7 +110,11 @@ impl Wire {
         let place = address.same_place();
         let opened = tokio::time::timeout(CONNECT_TIMEOUT, open(address));
         let (transport, binding) = opened.await.map_err(|_| {
-            Problem::retry(Blame::Source, "CONNECTION_LOST", format!("no answer from {place} within {} s", CONNECT_TIMEOUT.as_secs()))
+            Problem::retry(
+                Blame::Source,
+                "CONNECTION_LOST",
+                format!("no answer from {place} within {} s", CONNECT_TIMEOUT.as_secs()),
+            )
         })??;
         let mut wire = Wire { transport, received: BytesMut::new(), unsent: BytesMut::new(), server_version_num: 0 };
         let name = format!("falkirk {purpose}");
@@ -122,7 +135,11 @@ impl Wire {
     async fn authenticate(&mut self, address: &Address, binding: Option<Vec<u8>>) -> Outcome<()> {
         let password = || {
             address.password().map(str::as_bytes).ok_or_else(|| {
-                Problem::refuse(Blame::Config, "PERMISSION_DENIED", format!("{} asks for a password and none is given", address.same_place()))
+                Problem::refuse(
+                    Blame::Config,
+                    "PERMISSION_DENIED",
+                    format!("{} asks for a password and none is given", address.same_place()),
+                )
             })
         };
         loop {
@@ -165,7 +182,9 @@ impl Wire {
         let mut scram = ScramSha256::new(password, binding);
         self.send(|out| frontend::sasl_initial_response(mechanism, scram.message(), out)).await?;
         match self.message().await? {
-            Message::AuthenticationSaslContinue(body) => scram.update(body.data()).map_err(|error| protocol_error(&error))?,
+            Message::AuthenticationSaslContinue(body) => {
+                scram.update(body.data()).map_err(|error| protocol_error(&error))?
+            }
             Message::ErrorResponse(body) => return Err(server_problem(&body, "connect")),
             _ => return Err(protocol_error("unexpected answer to SCRAM")),
         }
@@ -355,7 +374,8 @@ async fn open(address: &Address) -> Outcome<(Box<dyn Transport>, Option<Vec<u8>>
     frontend::ssl_request(&mut request);
     stream.write_all(&request).await.map_err(|error| lost(&error))?;
     let refuse = |what: String| {
-        Problem::refuse(Blame::Source, "TLS_FAILED", what).remedy("check the server's certificate, its name, and sslrootcert")
+        Problem::refuse(Blame::Source, "TLS_FAILED", what)
+            .remedy("check the server's certificate, its name, and sslrootcert")
     };
     if stream.read_u8().await.map_err(|error| lost(&error))? != b'S' {
         return Err(refuse(format!("{place} does not speak TLS")));

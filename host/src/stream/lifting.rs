@@ -93,7 +93,8 @@ impl Lifting {
                 Some(Bound::LeftOut) => continue,
                 Some(Bound::Source { source, order, .. }) => (*source, order.as_deref()),
                 None => {
-                    let problem = Problem::stop(Blame::Source, "PROTOCOL_ERROR", "a change came before its table's description");
+                    let problem =
+                        Problem::stop(Blame::Source, "PROTOCOL_ERROR", "a change came before its table's description");
                     return Err(Fault { change: at, problem: problem.table(&relation.name) });
                 }
             };
@@ -155,11 +156,7 @@ fn reorder(event: &Event, order: &[usize]) -> Event {
 
 /// A truncate empties the targets that the tables stand for. A transform never sees the rows, so it is carried out only
 /// where the outcome needs none of them.
-fn truncate(
-    plan: &Plan,
-    tables: &[Arc<crate::change::Relation>],
-    relations: &Relations,
-) -> Result<Operation, Problem> {
+fn truncate(plan: &Plan, tables: &[Arc<crate::change::Relation>], relations: &Relations) -> Result<Operation, Problem> {
     let mut targets = Vec::new();
     for table in tables {
         let refuse = |code: &'static str, what: &str| {
@@ -170,12 +167,18 @@ fn truncate(
         match relations.get(table) {
             None | Some(Bound::LeftOut) => {}
             Some(Bound::Source { is_partition: true, .. }) => {
-                return Err(refuse("TRUNCATE_PARTITION", "a single partition was truncated; which of the target's rows that are is not known"));
+                return Err(refuse(
+                    "TRUNCATE_PARTITION",
+                    "a single partition was truncated; which of the target's rows that are is not known",
+                ));
             }
             Some(Bound::Source { source, .. }) => {
                 let outputs = &plan.sources[*source].rule.outputs;
                 if outputs.iter().any(|output| output.on_delete_set.is_some()) {
-                    return Err(refuse("TRUNCATE_SOFT_DELETE", "the table was truncated, and its rows are only marked as deleted in the target"));
+                    return Err(refuse(
+                        "TRUNCATE_SOFT_DELETE",
+                        "the table was truncated, and its rows are only marked as deleted in the target",
+                    ));
                 }
                 targets.extend(outputs.iter().map(|output| output.target));
             }
@@ -190,11 +193,11 @@ fn truncate(
 fn lift_problem(error: LiftError) -> Problem {
     match error {
         LiftError::Missing(_) | LiftError::NoKey(_) | LiftError::TwiceTheSameKey(_) => {
-            Problem::stop(Blame::Artifact, "BAD_OUTPUT", error)
-                .remedy("correct the transform, ship it as a new artifact and start again: the link goes on at this change")
+            Problem::stop(Blame::Artifact, "BAD_OUTPUT", error).remedy(
+                "correct the transform, ship it as a new artifact and start again: the link goes on at this change",
+            )
         }
         LiftError::Unresolved(_) | LiftError::NoOldRow => Problem::stop(Blame::Source, "TOAST_UNRESOLVED", error)
             .remedy("ALTER TABLE ... REPLICA IDENTITY FULL on the source, then start over with `falkirk clean`"),
     }
 }
-

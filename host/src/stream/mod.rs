@@ -107,6 +107,7 @@ pub async fn run(stream: Stream<'_>, stop: watch::Receiver<bool>, live: &watch::
         plan: stream.plan,
         lifting: stream.lifting,
         filter: stream.filter,
+        until_snapshot: stream.until_snapshot,
         until_caught_up: stream.until_caught_up,
         strict_until: stream.strict_until,
         written: from,
@@ -214,6 +215,7 @@ struct Lifter {
     plan: Arc<Plan>,
     lifting: Lifting,
     filter: Option<Box<dyn Filter>>,
+    until_snapshot: Option<Lsn>,
     until_caught_up: Option<Lsn>,
     strict_until: Option<Lsn>,
     /// The last position that was handed to the writer, and when.
@@ -234,7 +236,7 @@ impl Lifter {
             let Ok(permit) = batches.reserve().await else { return };
             let more = tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop), if !*self.reader_stop.borrow() => {
+                () = reader::told(&mut stop), if !self.told() => {
                     self.reader_stop.send_replace(true);
                     drop(permit);
                     continue;
@@ -247,7 +249,7 @@ impl Lifter {
                 permit.send(work);
             } else if !more {
                 // The reader is gone: because it was told to, or with a problem of its own.
-                if *self.reader_stop.borrow() {
+                if self.told() {
                     permit.send(Work::End(Ok(End::Stopped)));
                 }
                 return;
@@ -290,11 +292,16 @@ impl Lifter {
         true
     }
 
+    /// The reader was told to stop.
+    fn told(&self) -> bool {
+        *self.reader_stop.borrow()
+    }
+
     fn idle_due(&self) -> bool {
         let Some(position) = self.assembler.idle_position().filter(|position| *position > self.written) else {
             return false;
         };
-        *self.reader_stop.borrow()
+        self.told()
             || self.until_caught_up.is_some_and(|until| position >= until)
             || position.bytes_since(self.written) >= IDLE_BYTES
             || self.written_at.elapsed() >= IDLE_AFTER
@@ -309,7 +316,10 @@ impl Lifter {
             let relations_now = self.lift(collected).await;
             return Some(relations_now);
         }
-        if self.idle_due() || (*self.reader_stop.borrow() && self.assembler.idle_position() > Some(self.written)) {
+        if let Some(until) = self.until_snapshot.filter(|until| self.assembler.reached() && self.written < *until) {
+            return Some(Work::Batch(self.position_only(until)));
+        }
+        if self.idle_due() || (self.told() && self.assembler.idle_position() > Some(self.written)) {
             let position = self.assembler.idle_position()?;
             return Some(Work::Batch(self.position_only(position)));
         }

@@ -32,7 +32,7 @@ pub async fn read(
     loop {
         tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = told(&mut stop) => break,
             Ok(()) = durable.changed() => stream.report(*durable.borrow_and_update()),
             read = stream.next(&mut frames) => {
                 read?;
@@ -47,6 +47,11 @@ pub async fn read(
     }
     drop(queue);
     report_the_rest(stream, durable).await
+}
+
+/// Waits until `stop` is set, or until nobody can set it any more.
+pub(super) async fn told(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 fn decode(decoder: &mut Decoder, frames: &mut Vec<Frame>) -> Outcome<Vec<Item>> {

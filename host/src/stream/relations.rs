@@ -46,6 +46,9 @@ impl Relations {
 
     /// Takes a description. A problem if the table's shape is not the one that the plan was made for.
     pub fn describe(&mut self, plan: &Plan, relation: &Relation) -> Outcome<()> {
+        if let Some(old) = plan.oids.get(&relation.oid).filter(|old| **old != relation.name) {
+            return Err(renamed(plan, relation, old));
+        }
         let Some(source) = plan.by_name.get(&relation.name).copied() else {
             if !self.left_out.contains(&relation.name) {
                 return Err(unknown(relation));
@@ -61,11 +64,8 @@ impl Relations {
         let position = |name: &str| relation.columns.iter().position(|column| column.name == name);
         let order: Vec<usize> = known.columns.iter().filter_map(|column| position(&column.name)).collect();
         let in_order = order.iter().enumerate().all(|(at, position)| at == *position);
-        let bound = Bound::Source {
-            source,
-            order: (!in_order).then_some(order),
-            is_partition: relation.name != known.name,
-        };
+        let bound =
+            Bound::Source { source, order: (!in_order).then_some(order), is_partition: relation.name != known.name };
         self.bound.insert(relation.oid, bound);
         Ok(())
     }
@@ -106,6 +106,16 @@ fn changed(known: &Source, differences: &[(String, String)]) -> Problem {
         "undo the change on the source and start again; or, to go on with the new columns, bring the target to them and \
          start over with `falkirk clean` and `falkirk run`",
     )
+}
+
+fn renamed(plan: &Plan, relation: &Relation, old: &TableName) -> Problem {
+    let known = plan.by_name.contains_key(old);
+    let what = format!("the table {old} is now called {}; everything before is applied", relation.name);
+    let problem = Problem::stop(Blame::Source, "SCHEMA_CHANGED", what).table(old);
+    match known {
+        true => problem.remedy("give it its old name again, or start over with `falkirk clean` and `falkirk run`"),
+        false => problem.remedy("start the host again"),
+    }
 }
 
 fn unknown(relation: &Relation) -> Problem {

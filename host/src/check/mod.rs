@@ -1,0 +1,125 @@
+//! The preflight: everything that must hold before the first row moves, each shortfall with the SQL or the setting that
+//! mends it, all at once. `falkirk check` prints it, `falkirk run` refuses on it. It writes nothing anywhere.
+
+pub mod publication;
+mod servers;
+mod tables;
+
+use std::sync::Arc;
+
+use crate::catalog::Catalog;
+use crate::config::Settings;
+use crate::manifest::{Manifest, Rule};
+use crate::names::TableName;
+use crate::pg::catalog;
+use crate::pg::facts::{self, ServerFacts};
+use crate::pg::session::Session;
+use crate::plan::Plan;
+use crate::plan::bind::{self, Binding};
+use crate::problem::{Blame, Problem};
+use crate::transform::Artifact;
+
+/// What the preflight found.
+pub struct Findings {
+    /// What must be mended first.
+    pub problems: Vec<Problem>,
+    /// What may be wanted and should be known.
+    pub warnings: Vec<String>,
+    /// The plan, if rules and catalogs fit.
+    pub plan: Option<Arc<Plan>>,
+    /// The source's catalog.
+    pub source: Catalog,
+    /// The target's catalog.
+    pub target: Catalog,
+    /// Facts of the source's server.
+    pub source_facts: ServerFacts,
+    /// Facts of the target's server.
+    pub target_facts: ServerFacts,
+}
+
+/// What is known before the preflight.
+pub struct Given<'a> {
+    /// The configuration.
+    pub settings: &'a Settings,
+    /// The loaded artifact, if one is configured.
+    pub artifact: Option<&'a Artifact>,
+    /// The source.
+    pub source: &'a Session,
+    /// The target.
+    pub target: &'a Session,
+    /// The tables that the link has streamed so far; `None` before its first start. A table that came later is not
+    /// streamed: its rows were never copied.
+    pub started_with: Option<&'a [TableName]>,
+}
+
+/// Looks at everything. An error only where looking itself failed.
+pub async fn preflight(given: &Given<'_>) -> Result<Findings, Problem> {
+    let (source_facts, target_facts) = (facts::facts(given.source).await?, facts::facts(given.target).await?);
+    let (source, target) = (catalog::read(given.source).await?, catalog::read(given.target).await?);
+    let mut findings = Findings {
+        problems: Vec::new(),
+        warnings: given.settings.warnings.clone(),
+        plan: None,
+        source,
+        target,
+        source_facts,
+        target_facts,
+    };
+    servers::check(given, &mut findings);
+    let rules = rules(given, &mut findings.problems);
+    bind_plan(given, rules, &mut findings);
+    if let Some(plan) = findings.plan.clone() {
+        tables::check(given, &plan, &mut findings);
+        if given.started_with.is_none() {
+            tables::check_empty(given, &plan, &mut findings).await?;
+        }
+        publication::check(given, &plan, &mut findings).await?;
+    }
+    Ok(findings)
+}
+
+fn rules<'a>(given: &Given<'a>, problems: &mut Vec<Problem>) -> &'a [Rule] {
+    let Some(artifact) = given.artifact else { return &[] };
+    let manifest: &Manifest = artifact.manifest();
+    let (from, to) = (&given.settings.blue.schema_version, &given.settings.green.schema_version);
+    if (&manifest.from, &manifest.to) != (from, to) {
+        problems.push(
+            Problem::refuse(
+                Blame::Config,
+                "WRONG_STEP",
+                format!(
+                    "the transform leads from version {} to {}, the configuration from {from} to {to}",
+                    manifest.from, manifest.to
+                ),
+            )
+            .artifact(artifact.label())
+            .remedy("name the artifact of this step in `transforms`, or correct schema_version"),
+        );
+    }
+    problems.extend(bind::unsupported(manifest, artifact.label()));
+    &manifest.forward
+}
+
+fn bind_plan(given: &Given<'_>, rules: &[Rule], findings: &mut Findings) {
+    let settings = given.settings;
+    let include: Vec<TableName> = match given.started_with {
+        None => settings.include.clone(),
+        Some(tables) => tables.to_vec(),
+    };
+    let bound = bind::bind(&Binding {
+        rules,
+        artifact: given.artifact.map_or("", Artifact::label),
+        source: &findings.source,
+        target: &findings.target,
+        include: &include,
+        exclude: &settings.exclude,
+    });
+    match bound {
+        Ok(plan) if plan.sources.is_empty() => findings.problems.push(
+            Problem::refuse(Blame::Config, "NOTHING_TO_DO", "no table of the source would be copied or streamed")
+                .remedy("check the addresses, the role's rights, and [tables]; tables without a rule need a table of the same name in the target"),
+        ),
+        Ok(plan) => findings.plan = Some(Arc::new(plan)),
+        Err(problems) => findings.problems.extend(problems),
+    }
+}

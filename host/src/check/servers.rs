@@ -1,0 +1,123 @@
+//! What both servers must be: versions, settings, rights of the roles, and not one and the same database.
+
+use crate::pg::facts::ServerFacts;
+use crate::problem::{Blame, Problem};
+
+use super::{Findings, Given};
+
+const VERSION_LEAST: u32 = 140_000;
+const VERSION_TESTED_MOST: u32 = 189_999;
+
+pub(super) fn check(given: &Given<'_>, findings: &mut Findings) {
+    let (source, target) = (&findings.source_facts, &findings.target_facts);
+    let mut problems = Vec::new();
+    let mut warnings = Vec::new();
+    for (side, facts) in [("blue", source), ("green", target)] {
+        if facts.version_num < VERSION_LEAST {
+            problems.push(
+                refuse(
+                    "VERSION",
+                    format!(
+                        "{side} runs PostgreSQL {}; 14 is the oldest that sends markers",
+                        facts.version_num / 10_000
+                    ),
+                )
+                .remedy("upgrade the server"),
+            );
+        }
+        if facts.version_num > VERSION_TESTED_MOST {
+            warnings.push(format!(
+                "{side} runs PostgreSQL {}, which is newer than what was tested",
+                facts.version_num / 10_000
+            ));
+        }
+        if facts.encoding == "SQL_ASCII" {
+            problems.push(
+                refuse("ENCODING", format!("{side} has the encoding SQL_ASCII: its text has no known letters"))
+                    .remedy("use a database with the encoding UTF8"),
+            );
+        }
+        if !facts.fsync {
+            warnings.push(format!("{side} runs with fsync = off: after a crash nothing is certain (L1)"));
+        }
+    }
+    if same_database(source, target) {
+        problems.push(
+            Problem::refuse(Blame::Config, "SAME_DATABASE", "blue and green are the same database")
+                .remedy("correct the addresses in [blue] and [green]"),
+        );
+    }
+    source_problems(given, source, &mut problems, &mut warnings);
+    target_problems(target, &mut problems);
+    findings.problems.extend(problems);
+    findings.warnings.extend(warnings);
+}
+
+fn refuse(code: &'static str, what: String) -> Problem {
+    Problem::refuse(Blame::Source, code, what)
+}
+
+/// Row 4.
+fn same_database(source: &ServerFacts, target: &ServerFacts) -> bool {
+    source.system_id.is_some() && source.system_id == target.system_id && source.database_oid == target.database_oid
+}
+
+fn source_problems(given: &Given<'_>, source: &ServerFacts, problems: &mut Vec<Problem>, warnings: &mut Vec<String>) {
+    if source.in_recovery {
+        problems.push(
+            refuse("STANDBY", "blue is a standby: its slots can be lost at any moment (pitfall 76)".into())
+                .remedy("name the primary in [blue]"),
+        );
+    }
+    if source.wal_level != "logical" {
+        problems.push(
+            refuse("WAL_LEVEL", format!("blue has wal_level = {}", source.wal_level))
+                .remedy("ALTER SYSTEM SET wal_level = 'logical'; then restart the server"),
+        );
+    }
+    if !source.can_replicate && !source.superuser {
+        problems.push(refuse("PERMISSION_DENIED", format!("the role {} may not replicate", source.role)).remedy(
+            format!(
+                "ALTER ROLE {} REPLICATION (on managed services, grant the service's own replication role)",
+                source.role
+            ),
+        ));
+    }
+    // Besides the link's own slot the copy holds a temporary one.
+    let wanted = if given.started_with.is_none() { 2 } else { 1 };
+    if source.slots_used + wanted > source.max_replication_slots + u32::from(given.started_with.is_some()) {
+        problems.push(
+            refuse(
+                "NO_FREE_SLOT",
+                format!(
+                    "{} of {} replication slots are in use on blue",
+                    source.slots_used, source.max_replication_slots
+                ),
+            )
+            .remedy("ALTER SYSTEM SET max_replication_slots to more, then restart; or drop slots that nobody uses"),
+        );
+    }
+    if source.max_slot_wal_keep_size_bytes.is_none() {
+        warnings.push("blue has no max_slot_wal_keep_size: while the host is down, blue keeps all its log".into());
+    }
+    if source.idle_replication_slot_timeout_s.is_some_and(|seconds| seconds > 0) {
+        warnings.push("blue removes slots that are idle for long (idle_replication_slot_timeout): a long pause would need a new copy".into());
+    }
+}
+
+fn target_problems(target: &ServerFacts, problems: &mut Vec<Problem>) {
+    let refuse = |code, what: String| Problem::refuse(Blame::Target, code, what);
+    if target.in_recovery || target.read_only {
+        problems.push(
+            refuse(
+                "READ_ONLY",
+                "green takes no writes: it is a standby, or default_transaction_read_only is on".into(),
+            )
+            .remedy("name the primary in [green], or ALTER ROLE ... SET default_transaction_read_only = off"),
+        );
+    }
+    if !target.can_create && !target.superuser {
+        problems.push(refuse("PERMISSION_DENIED", format!("the role {} may not create a schema on green", target.role))
+            .remedy(format!("GRANT CREATE ON DATABASE ... TO {}; or create the schema once: CREATE SCHEMA falkirk AUTHORIZATION {}", target.role, target.role)));
+    }
+}

@@ -1,0 +1,178 @@
+//! What the tables must allow: rights, no hidden rows, no triggers that would act twice, an empty target before the copy.
+
+use crate::catalog::{Catalog, Table};
+use crate::names::TableName;
+use crate::plan::Plan;
+use crate::problem::{Blame, Problem};
+
+use super::{Findings, Given};
+
+pub(super) fn check(given: &Given<'_>, plan: &Plan, findings: &mut Findings) {
+    let mut problems = Vec::new();
+    let source_role = &findings.source_facts.role;
+    for table in plan.sources.iter().filter_map(|source| findings.source.tables.get(&source.name)) {
+        if !table.rights.select {
+            problems.push(denied(Blame::Source, table, "SELECT", source_role));
+        }
+        hidden_rows(Blame::Source, table, source_role, &mut problems);
+    }
+    for table in plan.targets.iter().filter_map(|target| findings.target.tables.get(&target.name)) {
+        target_table(given, table, &findings.target_facts.role, &mut problems, &mut findings.warnings);
+        cascades(table, plan, &mut problems, &mut findings.warnings);
+    }
+    deferrable_uniques(plan, &findings.source, &findings.target, &mut problems);
+    without_full_identity(plan, &mut findings.warnings);
+    findings.problems.extend(problems);
+}
+
+fn denied(blame: Blame, table: &Table, right: &str, role: &str) -> Problem {
+    Problem::refuse(blame, "PERMISSION_DENIED", format!("the role {role} lacks {right}"))
+        .table(&table.name)
+        .remedy(format!("GRANT {right} ON {} TO {role};", table.name.sql()))
+}
+
+/// Pitfall 57, row 57: hidden rows would be lost without a word, so they are an error instead (`row_security = off`).
+fn hidden_rows(blame: Blame, table: &Table, role: &str, problems: &mut Vec<Problem>) {
+    if table.row_security {
+        problems.push(
+            Problem::refuse(blame, "ROW_SECURITY", format!("row-level security hides rows from the role {role}"))
+                .table(&table.name)
+                .remedy(format!(
+                    "ALTER ROLE {role} BYPASSRLS; or ALTER TABLE {} DISABLE ROW LEVEL SECURITY;",
+                    table.name.sql()
+                )),
+        );
+    }
+}
+
+fn target_table(given: &Given<'_>, table: &Table, role: &str, problems: &mut Vec<Problem>, warnings: &mut Vec<String>) {
+    let rights = &table.rights;
+    let needed =
+        [("SELECT", rights.select), ("INSERT", rights.insert), ("UPDATE", rights.update), ("DELETE", rights.delete)];
+    for (right, _) in needed.iter().filter(|(_, held)| !held) {
+        problems.push(denied(Blame::Target, table, right, role));
+    }
+    if !rights.truncate {
+        warnings.push(format!(
+            "{}: the role {role} may not TRUNCATE it: a truncate on the source would stop the link",
+            table.name
+        ));
+    }
+    hidden_rows(Blame::Target, table, role, problems);
+    let allowed = given.settings.allow_triggers.contains(&table.name);
+    if !table.triggers.is_empty() && !allowed {
+        let name = table.name.sql();
+        problems.push(
+            Problem::refuse(Blame::Target, "TARGET_TRIGGERS", format!("triggers would fire for every row that the link writes: {}", table.triggers.join(", ")))
+                .table(&table.name)
+                .remedy(format!(
+                    "ALTER TABLE {name} DISABLE TRIGGER USER; until the target's release starts, or list the table in [tables] allow_triggers if they may fire"
+                )),
+        );
+    }
+    if !table.triggers.is_empty() && allowed {
+        warnings.push(format!("{}: triggers fire for what the link writes: {}", table.name, table.triggers.join(", ")));
+    }
+}
+
+/// What the target's own foreign keys would do beside the link.
+fn cascades(table: &Table, plan: &Plan, problems: &mut Vec<Problem>, warnings: &mut Vec<String>) {
+    let key = table.row_key();
+    let written = |name: &TableName| plan.targets.iter().any(|target| target.name == *name);
+    for foreign_key in table.foreign_keys.iter().filter(|foreign_key| written(&foreign_key.parent)) {
+        let in_key = foreign_key.columns.iter().any(|column| key.contains(column));
+        if foreign_key.on_update == 'c' && in_key {
+            problems.push(
+                Problem::refuse(
+                    Blame::Target,
+                    "CASCADE_OF_KEY",
+                    format!("{} changes this table's key when a key of {} changes, beside the link, which changes it as well", foreign_key.name, foreign_key.parent),
+                )
+                .table(&table.name)
+                .remedy(format!(
+                    "make {} ON UPDATE NO ACTION DEFERRABLE INITIALLY DEFERRED in the target: the link brings both rows in one transaction",
+                    foreign_key.name
+                )),
+            );
+        }
+        if foreign_key.on_delete == 'c' {
+            warnings.push(format!(
+                "{}: {} deletes its rows together with those of {}; the link takes that for agreement",
+                table.name, foreign_key.name, foreign_key.parent
+            ));
+        }
+    }
+}
+
+/// Pitfall 54: a swap that the source may make inside a transaction must be legal in the target as well.
+fn deferrable_uniques(plan: &Plan, source: &Catalog, target: &Catalog, problems: &mut Vec<Problem>) {
+    for bound in &plan.sources {
+        let Some(from) = source.tables.get(&bound.name) else { continue };
+        for unique in from.uniques.iter().filter(|unique| unique.deferrable && !unique.columns.is_empty()) {
+            for output in &bound.rule.outputs {
+                let copied = |column: &usize| {
+                    let name = &from.columns[*column].name;
+                    let source = bound.columns.iter().position(|column| column.name == *name)?;
+                    output.copied.iter().find(|(from, _)| *from == source).map(|(_, to)| usize::from(*to))
+                };
+                let Some(columns) = unique.columns.iter().map(copied).collect::<Option<Vec<usize>>>() else { continue };
+                let Some(to) = target.tables.get(&plan.targets[output.target].name) else { continue };
+                let same = |other: &&crate::catalog::Unique| !other.deferrable && same_set(&other.columns, &columns);
+                if let Some(strict) = to.uniques.iter().find(same) {
+                    problems.push(
+                        Problem::refuse(
+                            Blame::Target,
+                            "UNIQUE_NOT_DEFERRABLE",
+                            format!("the source's {} may be checked at the end of a transaction, the target's {} may not: a swap of values would fail", unique.name, strict.name),
+                        )
+                        .table(&to.name)
+                        .remedy(format!(
+                            "recreate it in the target: ALTER TABLE {0} DROP CONSTRAINT \"{1}\", ADD CONSTRAINT \"{1}\" UNIQUE (...) DEFERRABLE;",
+                            to.name.sql(),
+                            strict.name
+                        )),
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn same_set(a: &[usize], b: &[usize]) -> bool {
+    a.len() == b.len() && a.iter().all(|column| b.contains(column))
+}
+
+fn without_full_identity(plan: &Plan, warnings: &mut Vec<String>) {
+    for source in plan.sources.iter().filter(|source| !source.full_identity && source.rule.guest_table.is_some()) {
+        warnings.push(format!(
+            "{}: without REPLICA IDENTITY FULL every update writes all columns of its outputs, also where the target's own release has corrected one (L6). \
+             To send old rows: SET lock_timeout = '2s'; ALTER TABLE {} REPLICA IDENTITY FULL; (a short exclusive lock; updates then write the old row to the log as well, \
+             about the size of a row more each)",
+            source.name,
+            source.name.sql()
+        ));
+    }
+}
+
+/// Row 80 of the pitfalls: a copy into rows that are there already would double or mix them.
+pub(super) async fn check_empty(given: &Given<'_>, plan: &Plan, findings: &mut Findings) -> Result<(), Problem> {
+    for target in &plan.targets {
+        let readable =
+            findings.target.tables.get(&target.name).is_some_and(|table| table.rights.select && !table.row_security);
+        if !readable {
+            continue;
+        }
+        let row = given.target.one(&format!("SELECT EXISTS (SELECT FROM {})", target.name.sql())).await?;
+        if row.flag(0)? {
+            findings.problems.push(
+                Problem::refuse(Blame::Target, "TARGET_NOT_EMPTY", "the table has rows before the first copy")
+                    .table(&target.name)
+                    .remedy(format!(
+                        "TRUNCATE {}; if they are leftovers, or exclude the table in [tables]",
+                        target.name.sql()
+                    )),
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,245 @@
+//! One life of a link: from connecting to its end, told or by a problem. It always goes on from the checkpoint, so a
+//! life after a crash is like any other (L2).
+//!
+//! ```text
+//!   connect --> preflight --> hold the link --> [first start: publication, slot, chunks] --> copy --> stream
+//! ```
+
+mod gate;
+mod setup;
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::apply::checkpoint::{self, Phase};
+use crate::apply::writer::Writer;
+use crate::apply::{LinkIdentity, chunk};
+use crate::check::{self, Findings, Given};
+use crate::config::Settings;
+use crate::copy::catch_up::FinishedChunks;
+use crate::copy::{self, Copied, Copy};
+use crate::live::{Live, Stage};
+use crate::lsn::Lsn;
+use crate::manifest::Direction;
+use crate::marker::Link;
+use crate::names::TableName;
+use crate::pg::session::Session;
+use crate::plan::Plan;
+use crate::problem::{Blame, Problem};
+use crate::source::session::{ReplicationSession, SlotSnapshot};
+use crate::stream::lifting::Lifting;
+use crate::stream::{self, End, Filter, Stream};
+use crate::transform::{Artifact, Guest};
+
+/// What all lives of a link share.
+pub struct Context {
+    /// The configuration.
+    pub settings: Settings,
+    /// The loaded artifact, if one is configured.
+    pub artifact: Option<Arc<Artifact>>,
+    /// Who this host is, for whoever finds the link held.
+    pub host: String,
+}
+
+/// What is special about one life.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Orders {
+    /// End once the position is reached at which the source stood when streaming began.
+    pub until_caught_up: bool,
+    /// Apply change by change up to this position: a batch failed there.
+    pub strict_until: Option<Lsn>,
+}
+
+/// Problems that end a life: one, or all shortfalls of the preflight.
+pub type Problems = Vec<Problem>;
+
+/// An open link: held, checked, at its checkpoint.
+struct Open<'a> {
+    context: &'a Context,
+    target: Session,
+    /// Holds the link for as long as it lives.
+    _hold: Session,
+    plan: Arc<Plan>,
+    identity: LinkIdentity,
+    live: &'a watch::Sender<Live>,
+}
+
+/// The tables that a link has streamed so far; `None` before its first start.
+pub async fn started_with(target: &Session, migration: &str) -> Result<Option<Vec<TableName>>, Problem> {
+    Ok(setup::known(target, migration).await?.map(|known| known.tables()))
+}
+
+/// Runs one life.
+pub async fn run(
+    context: &Context,
+    orders: Orders,
+    stop: watch::Receiver<bool>,
+    live: &watch::Sender<Live>,
+) -> Result<End, Problems> {
+    let settings = &context.settings;
+    live.send_modify(|live| live.stage = Stage::Starting);
+    let source = Session::connect_blaming(&settings.source().address, Blame::Source, "check").await.map_err(one)?;
+    let target = Session::connect_blaming(&settings.target().address, Blame::Target, "apply").await.map_err(one)?;
+    let known = setup::known(&target, &settings.name).await.map_err(one)?;
+    let started_with = known.as_ref().map(|known| known.tables());
+    let given = Given {
+        settings,
+        artifact: context.artifact.as_deref(),
+        source: &source,
+        target: &target,
+        started_with: started_with.as_deref(),
+    };
+    let findings = check::preflight(&given).await.map_err(one)?;
+    let Findings { problems, warnings, plan, .. } = findings;
+    let Some(plan) = plan.filter(|_| problems.is_empty()) else { return Err(problems) };
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let plan = setup::with_known_shapes(plan, known.as_ref());
+    let (hold, identity) = setup::hold(context, &source, &target).await.map_err(one)?;
+    let open = Open { context, target, _hold: hold, plan, identity, live };
+    open.go(&source, orders, stop).await.map_err(one)
+}
+
+fn one(problem: Problem) -> Problems {
+    vec![problem]
+}
+
+impl Open<'_> {
+    async fn go(&self, source: &Session, orders: Orders, stop: watch::Receiver<bool>) -> Result<End, Problem> {
+        let identity = &self.identity;
+        let client = self.target.client();
+        checkpoint::clear_problem(client, &identity.migration, identity.link).await?;
+        let checkpoint =
+            checkpoint::load(client, &identity.migration, identity.link).await?.ok_or_else(setup::vanished)?;
+        match checkpoint.phase {
+            Phase::Preparing => {
+                let (session, snapshot) = self.first_start(source).await?;
+                if self.copy(&snapshot, &stop).await? == Copied::Stopped {
+                    return Ok(End::Stopped);
+                }
+                drop(session);
+            }
+            Phase::Copying => {
+                gate::pass(&self.context.settings, source, &checkpoint).await?;
+                match self.resume_copy(source, orders, &stop).await? {
+                    End::Stopped => return Ok(End::Stopped),
+                    End::Reached => {}
+                }
+            }
+            Phase::Streaming => gate::pass(&self.context.settings, source, &checkpoint).await?,
+        }
+        self.stream(source, orders, stop).await
+    }
+
+    async fn first_start(&self, source: &Session) -> Result<(ReplicationSession, SlotSnapshot), Problem> {
+        let settings = &self.context.settings;
+        setup::publication(settings, source, &self.plan).await?;
+        let mut session = ReplicationSession::connect(&settings.source().address, "slot").await?;
+        let snapshot = setup::slot(settings, source, &mut session).await?;
+        copy::plan_chunks(&self.copy_of(&snapshot)).await?;
+        setup::save_shapes(&self.target, &self.identity, &self.plan).await?;
+        let (client, identity) = (self.target.client(), &self.identity);
+        checkpoint::adopt_slot(client, &identity.migration, identity.link, identity.epoch, snapshot.consistent_point)
+            .await?;
+        tracing::info!(position = %snapshot.consistent_point, tables = self.plan.sources.len(), "slot made; copying");
+        Ok((session, snapshot))
+    }
+
+    fn copy_of<'a>(&'a self, snapshot: &'a SlotSnapshot) -> Copy<'a> {
+        Copy {
+            settings: &self.context.settings,
+            plan: self.plan.clone(),
+            artifact: self.context.artifact.clone(),
+            identity: self.identity.clone(),
+            snapshot,
+            target: &self.target,
+            live: self.live,
+        }
+    }
+
+    async fn copy(&self, snapshot: &SlotSnapshot, stop: &watch::Receiver<bool>) -> Result<Copied, Problem> {
+        let ended = copy::run(&self.copy_of(snapshot), stop).await?;
+        if ended == Copied::All {
+            let (client, identity) = (self.target.client(), &self.identity);
+            checkpoint::set_phase(client, &identity.migration, identity.link, identity.epoch, Phase::Streaming).await?;
+            tracing::info!(position = %snapshot.consistent_point, "copy finished");
+        }
+        Ok(ended)
+    }
+
+    /// L5: a new snapshot; the stream brings what is copied already exactly to it; then the rest is copied.
+    async fn resume_copy(
+        &self,
+        source: &Session,
+        orders: Orders,
+        stop: &watch::Receiver<bool>,
+    ) -> Result<End, Problem> {
+        let settings = &self.context.settings;
+        let mut session = ReplicationSession::connect(&settings.source().address, "snapshot").await?;
+        let snapshot = session.create_slot(&setup::copy_slot(&settings.name), true).await?;
+        tracing::info!(position = %snapshot.consistent_point, "copy resumes in a new snapshot");
+        let (client, identity) = (self.target.client(), &self.identity);
+        let chunks = chunk::list(client, &identity.migration, identity.link).await?;
+        let filter_session = Session::connect_blaming(&settings.source().address, Blame::Source, "catch up").await?;
+        let filter = FinishedChunks::new(self.plan.clone(), &chunks, filter_session);
+        let until = (Some(snapshot.consistent_point), None);
+        if self.run_stream(source, orders, until, Some(Box::new(filter)), stop.clone()).await? == End::Stopped {
+            return Ok(End::Stopped);
+        }
+        match self.copy(&snapshot, stop).await? {
+            Copied::Stopped => Ok(End::Stopped),
+            Copied::All => Ok(End::Reached),
+        }
+    }
+
+    async fn stream(&self, source: &Session, orders: Orders, stop: watch::Receiver<bool>) -> Result<End, Problem> {
+        let until = match orders.until_caught_up {
+            true => Some(setup::current_position(source).await?),
+            false => None,
+        };
+        self.live.send_modify(|live| live.stage = Stage::Streaming);
+        self.run_stream(source, orders, (None, until), None, stop).await
+    }
+
+    async fn run_stream(
+        &self,
+        source: &Session,
+        orders: Orders,
+        (until_snapshot, until_caught_up): (Option<Lsn>, Option<Lsn>),
+        filter: Option<Box<dyn Filter>>,
+        stop: watch::Receiver<bool>,
+    ) -> Result<End, Problem> {
+        let settings = &self.context.settings;
+        let (client, identity) = (self.target.client(), &self.identity);
+        let checkpoint =
+            checkpoint::load(client, &identity.migration, identity.link).await?.ok_or_else(setup::vanished)?;
+        self.live.send_modify(|live| live.position = checkpoint.position);
+        checkpoint::record_artifact(
+            client,
+            &identity.migration,
+            identity.link,
+            &identity.artifact_text(),
+            checkpoint.position,
+        )
+        .await?;
+        let session = ReplicationSession::connect(&settings.source().address, "stream").await?;
+        let slot = settings.slot();
+        let stream = gate::start(source, session, &slot, checkpoint.position).await?;
+        let guest = self.context.artifact.as_ref();
+        let guest = guest.map(|artifact| Guest::new(artifact.clone(), Direction::Forward, settings.limits));
+        let writer = Writer::start(client, self.plan.clone(), identity.clone(), checkpoint.position).await?;
+        tracing::info!(position = %checkpoint.position, strict = orders.strict_until.is_some(), "streaming");
+        let parts = Stream {
+            source: stream,
+            writer,
+            lifting: Lifting::new(self.plan.clone(), guest),
+            plan: self.plan.clone(),
+            own: (identity.migration_id, Link::Forward),
+            until_snapshot,
+            until_caught_up,
+            strict_until: orders.strict_until,
+            filter,
+        };
+        stream::run(parts, stop, self.live).await
+    }
+}

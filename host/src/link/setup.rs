@@ -1,0 +1,189 @@
+//! The first start of a link, and taking hold of it at every start.
+//!
+//! Publication before slot, checkpoint row before both (pitfalls 16, 61): a crash between any two of them leaves a link
+//! that is still `preparing`, whose slot nobody has read and which is made anew.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::apply::checkpoint::{self, SourceIdentity};
+use crate::apply::{LinkIdentity, schema};
+use crate::check::publication::create_sql;
+use crate::config::Settings;
+use crate::lsn::Lsn;
+use crate::marker::Link;
+use crate::names::{TableName, quote_text};
+use crate::pg::facts;
+use crate::pg::session::Session;
+use crate::plan::{Plan, SourceColumn};
+use crate::problem::{Blame, Outcome, Problem};
+use crate::source::session::{ReplicationSession, SlotSnapshot};
+
+use super::Context;
+
+/// How long another host may still hold the link: a killed one is missed by its server within this.
+const HOLD_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The shapes of the tables that the link has streamed so far.
+pub(super) struct Known(Vec<(TableName, Vec<SourceColumn>)>);
+
+impl Known {
+    pub(super) fn tables(&self) -> Vec<TableName> {
+        self.0.iter().map(|(name, _)| name.clone()).collect()
+    }
+}
+
+pub(super) fn vanished() -> Problem {
+    Problem::refuse(Blame::Target, "CHECKPOINT_MISSING", "the link's checkpoint is gone from the target")
+        .remedy("`falkirk clean`, then `falkirk run` copies anew")
+}
+
+/// What the target remembers; `None` before the first start has ended.
+pub(super) async fn known(target: &Session, migration: &str) -> Outcome<Option<Known>> {
+    let exists = target.one("SELECT to_regclass('falkirk.checkpoint') IS NOT NULL").await?;
+    if !exists.flag(0)? {
+        return Ok(None);
+    }
+    let started = target
+        .rows(&format!(
+            "SELECT FROM falkirk.checkpoint WHERE migration = {} AND link = 'forward' AND phase <> 'preparing'",
+            quote_text(migration)
+        ))
+        .await?;
+    if started.is_empty() {
+        return Ok(None);
+    }
+    let shapes = checkpoint::load_shapes(target.client(), migration, Link::Forward).await?;
+    let read = |(name, columns)| match serde_json::from_value(columns) {
+        Ok(columns) => Ok((name, columns)),
+        Err(_) => Err(Problem::refuse(Blame::Target, "SHAPE_UNREADABLE", "a row of falkirk.shape is not readable")),
+    };
+    Ok(Some(Known(shapes.into_iter().map(read).collect::<Outcome<_>>()?)))
+}
+
+/// L12: the shape that the link goes on with is the one it knew, not the catalog's of today: a change of columns must
+/// be met where the stream shows it, also after a restart.
+pub(super) fn with_known_shapes(plan: Arc<Plan>, known: Option<&Known>) -> Arc<Plan> {
+    let Some(Known(shapes)) = known else { return plan };
+    let differs = |(name, columns): &(TableName, Vec<SourceColumn>)| {
+        plan.by_name.get(name).is_some_and(|source| plan.sources[*source].columns != *columns)
+    };
+    if !shapes.iter().any(differs) {
+        return plan;
+    }
+    let mut plan = Plan::clone(&plan);
+    for (name, columns) in shapes {
+        if let Some(source) = plan.by_name.get(name).copied() {
+            plan.sources[source].columns.clone_from(columns);
+        }
+    }
+    Arc::new(plan)
+}
+
+pub(super) async fn save_shapes(target: &Session, identity: &LinkIdentity, plan: &Plan) -> Outcome<()> {
+    for source in &plan.sources {
+        let columns = serde_json::to_value(&source.columns).unwrap_or_default();
+        checkpoint::save_shape(target.client(), &identity.migration, identity.link, &source.name, &columns).await?;
+    }
+    Ok(())
+}
+
+/// Takes hold of the link: one host at a time, and a new epoch that fences off whoever held it before (pitfalls 3.4).
+pub(super) async fn hold(context: &Context, source: &Session, target: &Session) -> Outcome<(Session, LinkIdentity)> {
+    let settings = &context.settings;
+    schema::ensure(target.client()).await?;
+    let hold = Session::connect_blaming(&settings.target().address, Blame::Target, "hold").await?;
+    lock(&hold, target, settings).await?;
+    let migration_id = schema::migration_id(target.client(), &settings.name).await?;
+    let artifact = context.artifact.as_ref().map_or([0; 32], |artifact| digest_bytes(artifact.digest()));
+    let facts = facts::facts(source).await?;
+    let identity = SourceIdentity {
+        system_id: facts.system_id.unwrap_or_default(),
+        timeline: facts.timeline.unwrap_or_default() as i32,
+        database: facts.database,
+        slot: settings.slot(),
+        slot_created_at: Lsn::ZERO,
+    };
+    let (client, link) = (target.client(), Link::Forward);
+    let is_new = checkpoint::load(client, &settings.name, link).await?.is_none();
+    if is_new && facts::slot(source, &settings.slot()).await?.is_some() {
+        return Err(Problem::refuse(
+            Blame::Source,
+            "SLOT_EXISTS",
+            format!("the slot {} exists, but the target knows nothing of this migration", settings.slot()),
+        )
+        .remedy("another target may belong to it; if it is a leftover: `falkirk clean`, then start again"));
+    }
+    let text = crate::apply::artifact_text(&artifact);
+    checkpoint::create(client, &settings.name, link, Lsn::ZERO, &identity, &text).await?;
+    let epoch = checkpoint::bump_epoch(client, &settings.name, link, &context.host).await?;
+    Ok((hold, LinkIdentity { migration: settings.name.clone(), migration_id, link, epoch, artifact }))
+}
+
+async fn lock(hold: &Session, target: &Session, settings: &Settings) -> Outcome<()> {
+    let key = quote_text(&format!("falkirk {} forward", settings.name));
+    let began = Instant::now();
+    loop {
+        let row = hold.one(&format!("SELECT pg_try_advisory_lock(hashtextextended({key}, 0))")).await?;
+        if row.flag(0)? {
+            return Ok(());
+        }
+        if began.elapsed() > HOLD_PATIENCE {
+            let holder = checkpoint::load(target.client(), &settings.name, Link::Forward).await?;
+            let host = holder.map(|checkpoint| checkpoint.host).unwrap_or_default();
+            return Err(Problem::refuse(
+                Blame::Host,
+                "LINK_HELD",
+                format!("another host ({host}) runs the forward link of {}; nothing was written", settings.name),
+            )
+            .remedy("let it run, or end it first; this host may then be started again"));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn digest_bytes(hex: &str) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = hex.get(at * 2..at * 2 + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok()).unwrap_or(0);
+    }
+    bytes
+}
+
+/// Makes the publication unless its owner has done so; the preflight has looked at it.
+pub(super) async fn publication(settings: &Settings, source: &Session, plan: &Plan) -> Outcome<()> {
+    match facts::publication(source, &settings.slot()).await? {
+        Some(_) => Ok(()),
+        None => source.run(&create_sql(&settings.slot(), plan)).await,
+    }
+}
+
+/// Makes the slot. One that is there already is from a start that did not get to its end: nobody has read it.
+pub(super) async fn slot(
+    settings: &Settings,
+    source: &Session,
+    session: &mut ReplicationSession,
+) -> Outcome<SlotSnapshot> {
+    let name = settings.slot();
+    if let Some(slot) = facts::slot(source, &name).await? {
+        tracing::info!(slot = name, "removing the slot of an unfinished first start");
+        if let Some(pid) = slot.active_pid {
+            source.run(&format!("SELECT pg_terminate_backend({pid})")).await?;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        session.drop_slot(&name).await?;
+    }
+    session.create_slot(&name, false).await
+}
+
+/// A name for the temporary slot whose snapshot a resumed copy reads.
+pub(super) fn copy_slot(migration: &str) -> String {
+    format!("falkirk_{migration}_copy_{}", std::process::id())
+}
+
+/// Where the source's log ends now.
+pub(super) async fn current_position(source: &Session) -> Outcome<Lsn> {
+    let row = source.one("SELECT pg_current_wal_lsn()").await?;
+    let text = row.text(0)?;
+    text.parse().map_err(|error| Problem::retry(Blame::Source, "PROTOCOL_ERROR", error))
+}

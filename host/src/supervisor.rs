@@ -1,0 +1,189 @@
+//! The supervisor: lets a link live again after every passing fault, and decides when not to.
+//!
+//! Recovery has one path: the life ends and another one starts from the checkpoint, exactly as after a crash. What a
+//! problem asks for is written in the problem itself (`problem::Action`); nothing is guessed here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::apply::checkpoint;
+use crate::config::Settings;
+use crate::link::{self, Context, Orders, Problems};
+use crate::live::{Live, Stage};
+use crate::lsn::Lsn;
+use crate::marker::Link;
+use crate::pg::session::Session;
+use crate::problem::{Action, Blame, Problem};
+use crate::stream::End;
+use crate::transform::Artifact;
+
+/// From the order to stop to the end: what is not written by then is written after the next start.
+const DRAIN: Duration = Duration::from_secs(8);
+const PAUSE_LEAST: Duration = Duration::from_millis(100);
+const PAUSE_MOST: Duration = Duration::from_secs(10);
+/// A life that lasted this long was a good one: the next pause is short again.
+const GOOD_LIFE: Duration = Duration::from_secs(30);
+/// A passing fault before anything has worked at all: the configuration may be wrong, so somebody should hear of it.
+const FIRST_CONNECTIONS: u32 = 30;
+
+/// When to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// When told to.
+    Told,
+    /// As soon as the source's position at the start of streaming is reached.
+    CaughtUp,
+}
+
+/// What a link has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Source rows copied, over all starts as far as the live state knows.
+    pub rows_copied: u64,
+    /// Source transactions applied.
+    pub transactions: u64,
+    /// Rows inserted, updated and deleted.
+    pub rows_changed: u64,
+    /// The checkpoint.
+    pub position: Lsn,
+}
+
+/// Loads the artifacts that the configuration names. This release runs one step.
+pub async fn load_artifact(settings: &Settings) -> Result<Option<Arc<Artifact>>, Problem> {
+    let [file] = settings.transforms.as_slice() else {
+        if settings.transforms.is_empty() {
+            return Ok(None);
+        }
+        return Err(Problem::refuse(
+            Blame::Config,
+            "NOT_SUPPORTED",
+            "this release runs one transform, for one version step",
+        )
+        .remedy("name one artifact in `transforms`"));
+    };
+    let (file, limits) = (file.clone(), settings.limits);
+    let load = move || Artifact::load(&file.path, file.pin.as_deref(), &limits);
+    let loaded = tokio::task::spawn_blocking(load).await;
+    loaded
+        .unwrap_or_else(|_| {
+            Err(Problem::retry(Blame::Host, "TASK_LOST", "loading the artifact ended without an answer"))
+        })
+        .map(|artifact| Some(Arc::new(artifact)))
+}
+
+/// Runs the link until it is told to stop, until it has caught up, or until a problem that waiting does not mend.
+pub async fn run(
+    settings: &Settings,
+    until: Until,
+    stop: watch::Receiver<bool>,
+    live: watch::Sender<Live>,
+) -> Result<Summary, Problems> {
+    let artifact = load_artifact(settings).await.map_err(|problem| vec![problem])?;
+    let context = Context { settings: settings.clone(), artifact, host: host_name() };
+    let mut orders = Orders { until_caught_up: until == Until::CaughtUp, strict_until: None };
+    let mut pause = PAUSE_LEAST;
+    let mut failures = 0;
+    loop {
+        let began = tokio::time::Instant::now();
+        let problems = match one_life(&context, orders, stop.clone(), &live).await {
+            Ok(_) => return Ok(summary(&live)),
+            Err(problems) => problems,
+        };
+        if *stop.borrow() {
+            return Ok(summary(&live));
+        }
+        if live.borrow().position > Lsn::ZERO || began.elapsed() >= GOOD_LIFE {
+            failures = 0;
+        }
+        failures += 1;
+        match problems.as_slice() {
+            [problem] if problem.action() == Action::Strictly => {
+                tracing::warn!("a batch failed and is applied again change by change: {problem}");
+                orders.strict_until = problem.at();
+                pause = PAUSE_LEAST;
+            }
+            [problem] if problem.action() == Action::Retry && failures < FIRST_CONNECTIONS => {
+                tracing::warn!(pause_ms = pause.as_millis() as u64, "starting again from the checkpoint: {problem}");
+                live.send_modify(|live| {
+                    live.stage = Stage::Waiting;
+                    live.fault = Some(problem.to_string());
+                });
+            }
+            _ => {
+                record(settings, &problems).await;
+                return Err(problems);
+            }
+        }
+        // A strict life that has reached its position has found nothing: the next one is an ordinary one.
+        orders.strict_until = orders.strict_until.filter(|until| live.borrow().position < *until);
+        live.send_modify(|live| live.restarts += 1);
+        if began.elapsed() >= GOOD_LIFE {
+            pause = PAUSE_LEAST;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(jittered(pause)) => {}
+            () = told(stop.clone()) => return Ok(summary(&live)),
+        }
+        pause = (pause * 2).min(PAUSE_MOST);
+    }
+}
+
+/// One life, with an end to its patience once it is told to stop.
+async fn one_life(
+    context: &Context,
+    orders: Orders,
+    stop: watch::Receiver<bool>,
+    live: &watch::Sender<Live>,
+) -> Result<End, Problems> {
+    let drained = async {
+        told(stop.clone()).await;
+        live.send_modify(|live| live.stage = Stage::Draining);
+        tokio::time::sleep(DRAIN).await;
+    };
+    tokio::select! {
+        ended = link::run(context, orders, stop.clone(), live) => ended,
+        () = drained => {
+            tracing::warn!("the target did not take the rest in time; it is written after the next start");
+            Ok(End::Stopped)
+        }
+    }
+}
+
+async fn told(mut stop: watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [0];
+    // Without randomness the pause is merely not spread.
+    let _ = getrandom::fill(&mut byte);
+    pause + pause.mul_f64(f64::from(byte[0]) / 512.0)
+}
+
+fn summary(live: &watch::Sender<Live>) -> Summary {
+    let live = live.borrow();
+    Summary {
+        rows_copied: live.tables.iter().map(|table| table.rows).sum(),
+        transactions: live.transactions,
+        rows_changed: live.rows_changed,
+        position: live.position,
+    }
+}
+
+/// Keeps the last problem for `status`; a target that cannot be reached has other worries.
+async fn record(settings: &Settings, problems: &[Problem]) {
+    let Some(problem) = problems.first().filter(|problem| problem.code() != "LINK_HELD" && problem.code() != "FENCED")
+    else {
+        return;
+    };
+    let Ok(session) = Session::connect(&settings.target().address, "record").await else { return };
+    // Before the first start there is no table to keep it in.
+    let _ = checkpoint::record_problem(session.client(), &settings.name, Link::Forward, problem).await;
+}
+
+fn host_name() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    format!("{} (process {})", name.unwrap_or_else(|| "unknown".to_owned()), std::process::id())
+}
