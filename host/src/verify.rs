@@ -11,6 +11,7 @@
 //! shown as hashes unless values are asked for.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -20,12 +21,14 @@ use crate::apply::compare::{Comparison, Finding, Seen};
 use crate::change::{Datum, Event, Image};
 use crate::delta::lift::{self, LiftError, Lifter};
 use crate::delta::{Effect, Operation};
+use crate::manifest::Direction;
 use crate::names::TableName;
 use crate::pg::address::Address;
 use crate::pg::session::Session;
 use crate::plan::{Answer, Columns, Plan, Source, Target};
 use crate::problem::{Blame, Outcome, Problem};
 use crate::source::copy_out::{CopyOut, parse_rows, range_query};
+use crate::transform::{Artifact, Guest, Limits};
 
 /// How many expected rows the target is asked about at once.
 const COMPARE_ROWS: usize = 5_000;
@@ -127,6 +130,21 @@ impl Verdict {
     pub fn rows_wrong(&self) -> u64 {
         self.tables.iter().map(TableVerdict::rows_wrong).sum()
     }
+}
+
+/// Compares the sides through an artifact; without one every table is compared as it is.
+pub async fn verify_through(
+    ends: Ends<'_>,
+    plan: &Plan,
+    artifact: Option<(Arc<Artifact>, Limits)>,
+    options: Options,
+) -> Outcome<Verdict> {
+    let mut guest = artifact.map(|(artifact, limits)| Guest::new(artifact, Direction::Forward, limits));
+    let mut answers = |index: usize, rows: &[&Image]| match &mut guest {
+        Some(guest) => guest.answer(plan, &plan.sources[index], rows).map_err(|fault| fault.problem),
+        None => Err(Problem::stop(Blame::Host, "NO_ARTIFACT", "a rule asks a transform, and none is loaded")),
+    };
+    verify(ends, plan, &mut answers, options).await
 }
 
 /// Compares the sides. Whoever calls it makes sure that nobody writes: each side is read at a moment of its own.

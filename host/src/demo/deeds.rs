@@ -103,9 +103,7 @@ impl User {
     /// A basket's list: each article once.
     fn items(&mut self) -> String {
         let (first, step) = (self.chance.below(40), self.chance.below(9) + 1);
-        let item = |place: u64, quantity: u64| {
-            serde_json::json!({ "sku": format!("sku-{}", first + place * step), "quantity": quantity })
-        };
+        let item = |place: u64, quantity: u64| serde_json::json!({ "sku": format!("sku-{}", first + place * step), "quantity": quantity });
         let count = self.chance.below(6);
         let list: Vec<_> = (0..count).map(|place| item(place, self.chance.below(5) + 1)).collect();
         serde_json::Value::from(list).to_string()
@@ -272,7 +270,9 @@ fn correct_event(user: &mut User) -> String {
 
 fn write_review(user: &mut User) -> String {
     let (product, stars) = (user.product(), user.chance.below(5) + 1);
-    format!("INSERT INTO review (product_id, stars, body) VALUES ({product}, {stars}, repeat('It''s \\ good. ', {stars}))")
+    format!(
+        "INSERT INTO review (product_id, stars, body) VALUES ({product}, {stars}, repeat('It''s \\ good. ', {stars}))"
+    )
 }
 
 fn drop_review(user: &mut User) -> String {

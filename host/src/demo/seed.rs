@@ -20,7 +20,8 @@ pub const REVIEWS: u64 = 12_000;
 pub const COUPONS: u64 = 1_000;
 
 /// First names, two of them with a letter beyond ASCII.
-pub const FIRST_NAMES: &[&str] = &["Anna", "Bruno", "Chloé", "Dilara", "Emil", "Fatou", "Günter", "Hana", "Ivo", "Jamila"];
+pub const FIRST_NAMES: &[&str] =
+    &["Anna", "Bruno", "Chloé", "Dilara", "Emil", "Fatou", "Günter", "Hana", "Ivo", "Jamila"];
 /// Last names; some hold a blank.
 pub const LAST_NAMES: &[&str] =
     &["Smith", "Okafor", "van der Berg", "Nguyen", "Kowalska", "Øster", "de la Cruz", "Yamada", "Brown", "Haddad"];

@@ -16,9 +16,9 @@ const FLOORS: &[(Floor, &[&str])] = &[
     (Floor::Ground, &["change", "lsn", "names", "problem", "live", "marker", "pg"]),
     (Floor::Contracts, &["manifest", "catalog", "plan"]),
     (Floor::Stages, &["source", "decode", "transform", "delta", "apply"]),
-    (Floor::Flows, &["link", "copy", "stream", "check", "status", "clean", "verify", "demo", "build", "cluster"]),
+    (Floor::Flows, &["link", "copy", "stream", "check", "status", "clean", "verify", "build", "cluster"]),
     (Floor::Control, &["supervisor"]),
-    (Floor::Edge, &["cli", "config", "show", "main"]),
+    (Floor::Edge, &["cli", "config", "show", "demo", "main"]),
 ];
 
 /// Settings are plain data that the edge fills in once; whoever runs a flow may read them. How they are read from a
