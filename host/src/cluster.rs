@@ -73,6 +73,8 @@ pub struct Cluster {
     password: String,
     account: Account,
     watcher: Child,
+    /// It stays when this value goes.
+    kept: bool,
 }
 
 /// The account of this system that the server runs as; `None` is the caller's own.
@@ -88,7 +90,7 @@ impl Cluster {
         // From here on the folder has an owner: a failure below drops the watcher's pipe and with it the folder.
         let watcher = start_watcher(account, &bin, &folder)?;
         let password = random_password()?;
-        let mut cluster = Cluster { bin, folder, port: 0, password, account, watcher };
+        let mut cluster = Cluster { bin, folder, port: 0, password, account, watcher, kept: false };
         cluster.initialise(&options.settings)?;
         cluster.first_start()?;
         Ok(cluster)
@@ -149,6 +151,15 @@ impl Cluster {
     /// Lets a paused server go on.
     pub fn resume(&mut self) -> Outcome<()> {
         self.signal_all(Signal::SIGCONT)
+    }
+
+    /// Lets the server outlive this process: nobody removes it any more. Says how to do it by hand.
+    pub fn keep(mut self) -> Outcome<String> {
+        self.watcher.kill().map_err(|error| broken("part a private server from its watcher", &error))?;
+        self.watcher.wait().map_err(|error| broken("part a private server from its watcher", &error))?;
+        self.kept = true;
+        let folder = self.folder.display();
+        Ok(format!("kill -QUIT $(head -n 1 {folder}/data/postmaster.pid); sleep 1; rm -rf {folder}"))
     }
 
     fn initialise(&mut self, settings: &[(String, String)]) -> Outcome<()> {
@@ -219,6 +230,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         // A halted server cannot stop. If it is not running, there is nothing to wake.
         let _ = self.resume();
         drop(self.watcher.stdin.take());
@@ -413,6 +427,17 @@ mod tests {
         cluster.pause().unwrap();
         let (folder, port) = (cluster.folder().to_owned(), cluster.port());
         drop(cluster);
+        assert!(!folder.exists());
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+    }
+
+    #[test]
+    fn a_kept_server_stays_until_it_is_removed_by_hand() {
+        let cluster = Cluster::start(&Options::default()).unwrap();
+        let (folder, port) = (cluster.folder().to_owned(), cluster.port());
+        let removal = cluster.keep().unwrap();
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
+        assert!(Command::new("/bin/sh").arg("-c").arg(removal).status().unwrap().success());
         assert!(!folder.exists());
         assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
     }

@@ -31,6 +31,8 @@ pub mod link;
 pub mod status;
 pub mod stream;
 pub mod supervisor;
+pub mod verify;
 
 pub mod cli;
+pub mod demo;
 pub mod show;

@@ -11,7 +11,7 @@ use crate::live::{Live, Stage, TableProgress};
 use crate::names::TableName;
 
 const REFRESH: Duration = Duration::from_millis(200);
-const LINE_EVERY: Duration = Duration::from_secs(5);
+const LINE_EVERY: Duration = Duration::from_secs(2);
 
 /// Shows until the link has ended.
 pub async fn show(mut live: watch::Receiver<Live>, for_eyes: bool) {

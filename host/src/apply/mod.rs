@@ -6,6 +6,7 @@
 mod bound;
 pub mod checkpoint;
 pub mod chunk;
+pub mod compare;
 pub mod copy_in;
 mod elements;
 pub mod encode;

@@ -6,9 +6,11 @@
 mod build;
 mod check;
 mod clean;
+mod demo;
 mod run;
 mod status;
 mod table;
+mod verify;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -49,6 +51,10 @@ enum Command {
     Status(status::Status),
     /// Remove slot, publication and everything else of the migration from both databases.
     Clean(clean::Clean),
+    /// Compare both sides through the transform, while nobody writes.
+    Verify(verify::Verify),
+    /// Watch the whole story on two private servers that are removed afterwards.
+    Demo(demo::Demo),
     /// Build a Rust transform into a component.
     Build(build::Build),
 }
@@ -74,35 +80,43 @@ impl Common {
         !self.json && std::io::stdout().is_terminal()
     }
 
-    /// Prints problems where people and programs look for them; the exit code that they ask for.
     fn failed(&self, problems: &[Problem]) -> ExitCode {
-        if self.json {
-            let problems: Vec<_> = problems.iter().map(Problem::to_json).collect();
-            println!("{}", serde_json::json!({ "ok": false, "problems": problems }));
-        } else {
-            problems.iter().for_each(|problem| eprintln!("{problem}"));
-        }
-        let stopped = problems.iter().any(|problem| problem.action() == Action::Stop);
-        ExitCode::from(if stopped { 3 } else { 1 })
+        failed(problems, self.json)
     }
+}
+
+/// Prints problems where people and programs look for them; the exit code that they ask for.
+fn failed(problems: &[Problem], json: bool) -> ExitCode {
+    if json {
+        let problems: Vec<_> = problems.iter().map(Problem::to_json).collect();
+        println!("{}", serde_json::json!({ "ok": false, "problems": problems }));
+    } else {
+        problems.iter().for_each(|problem| eprintln!("{problem}"));
+    }
+    let stopped = problems.iter().any(|problem| problem.action() == Action::Stop);
+    ExitCode::from(if stopped { 3 } else { 1 })
 }
 
 /// Parses the arguments and carries the command out.
 pub async fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log(cli.log);
+    // A demo at a terminal tells its story itself; log lines would run through its bars.
+    let quiet = matches!(cli.command, Command::Demo(_)) && std::io::stderr().is_terminal();
+    start_log(cli.log, if quiet { "warn" } else { "falkirk=info,warn" });
     match cli.command {
         Command::Check(command) => command.run().await,
         Command::Run(command) => command.run().await,
         Command::Status(command) => command.run().await,
         Command::Clean(command) => command.run().await,
+        Command::Verify(command) => command.run().await,
+        Command::Demo(command) => command.run().await,
         Command::Build(command) => command.run(),
     }
 }
 
-fn start_log(format: LogFormat) {
+fn start_log(format: LogFormat, usual: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("FALKIRK_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("falkirk=info,warn"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(usual));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     match format {
         LogFormat::Json => log.json().init(),

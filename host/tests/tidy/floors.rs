@@ -17,9 +17,9 @@ const FLOORS: &[(Floor, &[&str])] = &[
     // The delta rules are no stage: they are pure, and what they give out is what the apply stage takes.
     (Floor::Contracts, &["manifest", "plan", "delta"]),
     (Floor::Stages, &["source", "decode", "transform", "apply"]),
-    (Floor::Flows, &["link", "copy", "stream", "check", "status", "clean", "verify", "demo", "build", "cluster"]),
+    (Floor::Flows, &["link", "copy", "stream", "check", "status", "clean", "verify", "build", "cluster"]),
     (Floor::Control, &["supervisor"]),
-    (Floor::Edge, &["cli", "config", "show", "main"]),
+    (Floor::Edge, &["cli", "config", "show", "demo", "main"]),
 ];
 
 /// Settings are plain data that the edge fills in once; whoever runs a flow may read them. How they are read from a

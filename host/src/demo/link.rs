@@ -1,0 +1,72 @@
+//! The demo's link: the same one that `falkirk run` runs, in a task of its own, watched.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::config::Settings;
+use crate::live::Live;
+use crate::problem::{Blame, Problem};
+use crate::show;
+use crate::supervisor::{self, Summary, Until};
+
+/// Longer than this nothing in the demo takes, on the slowest machine that is of any use.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A running link.
+pub struct Link {
+    stop: watch::Sender<bool>,
+    live: watch::Receiver<Live>,
+    task: JoinHandle<Result<Summary, Vec<Problem>>>,
+    show: JoinHandle<()>,
+}
+
+impl Link {
+    /// Lets it run until it is told to end, and shows it.
+    pub fn start(settings: Settings, for_eyes: bool) -> Link {
+        let (stop, stopped) = watch::channel(false);
+        let (tell, live) = watch::channel(Live::default());
+        let show = tokio::spawn(show::show(live.clone(), for_eyes));
+        let task = tokio::spawn(async move { supervisor::run(&settings, Until::Told, stopped, tell).await });
+        Link { stop, live, task, show }
+    }
+
+    /// The live state, for whoever wants to watch as well.
+    pub fn live(&self) -> watch::Receiver<Live> {
+        self.live.clone()
+    }
+
+    /// Waits until the live state is as wished. A link that ends before that is a problem: usually it says which.
+    pub async fn until(&mut self, what: &str, wish: impl FnMut(&Live) -> bool) -> Result<(), Vec<Problem>> {
+        match tokio::time::timeout(PATIENCE, self.live.wait_for(wish)).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(_)) => {}
+            Err(_) => {
+                let seconds = PATIENCE.as_secs();
+                return Err(ended(format!("the link has not {what} after {seconds} s"), "DEMO_TOO_SLOW"));
+            }
+        }
+        match (&mut self.task).await {
+            Ok(Err(problems)) => Err(problems),
+            Ok(Ok(_)) | Err(_) => Err(ended(format!("the link ended before it had {what}"), "DEMO_LINK_ENDED")),
+        }
+    }
+
+    /// Tells it to end, and waits until it has finished what it had received.
+    pub async fn end(self) -> Result<Summary, Vec<Problem>> {
+        self.stop.send_replace(true);
+        let summary = match self.task.is_finished() {
+            // `until` may have taken the answer already; a task is asked only once.
+            true => Err(ended("the link ended by itself".to_owned(), "DEMO_LINK_ENDED")),
+            false => self.task.await.unwrap_or_else(|_| Err(ended("the link broke".to_owned(), "DEMO_LINK_ENDED"))),
+        };
+        // It ends by itself when nobody can change what is shown any more.
+        let _ = self.show.await;
+        summary
+    }
+}
+
+fn ended(what: String, code: &'static str) -> Vec<Problem> {
+    vec![Problem::refuse(Blame::Host, code, what).remedy("see the log above; FALKIRK_LOG=debug says more")]
+}

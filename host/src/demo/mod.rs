@@ -1,0 +1,120 @@
+//! `falkirk demo`: the whole story on two private servers that it starts and removes itself.
+//!
+//! ```text
+//!   servers --> schemas, roles, rows --> check --> load on blue .......................... load ends
+//!                                                    link: copy --> stream --> caught up -- ... -- drained --> verify
+//! ```
+//!
+//! It touches nothing but its own two servers, and it leaves nothing behind: not after its end, not after a signal, and,
+//! thanks to the servers' watchers, not after `kill -9` either; unless it was asked to keep them.
+
+mod acts;
+mod chance;
+mod deeds;
+mod link;
+pub mod load;
+mod roles;
+pub mod seed;
+pub mod servers;
+pub mod summary;
+
+use std::path::PathBuf;
+
+use tokio::sync::watch;
+
+use crate::demo::link::Link;
+use crate::demo::load::{Load, Pace};
+use crate::demo::servers::Servers;
+use crate::demo::summary::Report;
+use crate::problem::{Blame, Problem};
+
+/// What a demo should be like.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Leave the servers running and say how to connect.
+    pub keep: bool,
+    /// The shop's transform as a component; found beside the command's build if not given.
+    pub transform: Option<PathBuf>,
+    /// How long the load goes on after the link has caught up, in seconds.
+    pub stream_s: u64,
+    /// The load.
+    pub pace: Pace,
+    /// For a person at a terminal: progress bars.
+    pub for_eyes: bool,
+}
+
+/// How a demo ended.
+pub enum Ending {
+    /// To the end of the story, with these figures.
+    Done(Box<Report>),
+    /// By a signal; everything is removed.
+    Interrupted,
+}
+
+/// What is on the stage, for whoever has to clear it.
+#[derive(Default)]
+struct Stage {
+    servers: Option<Servers>,
+    load: Option<Load>,
+    link: Option<Link>,
+    configuration: Option<PathBuf>,
+}
+
+/// Plays the story. `stop` ends it early.
+pub async fn run(options: &Options, mut stop: watch::Receiver<bool>) -> Result<Ending, Vec<Problem>> {
+    let transform = component(options).map_err(|problem| vec![problem])?;
+    let mut stage = Stage::default();
+    let ended = tokio::select! {
+        biased;
+        // An error means that nobody can ask for the end any more.
+        Ok(_) = stop.wait_for(|stop| *stop) => Ok(Ending::Interrupted),
+        ended = acts::play(options, &transform, &mut stage) => ended.map(|report| Ending::Done(Box::new(report))),
+    };
+    let keep = options.keep && !matches!(ended, Ok(Ending::Interrupted));
+    stage.clear(keep).await.map_err(|problem| vec![problem])?;
+    ended
+}
+
+impl Stage {
+    /// The load first, then the link, which drains, then the servers.
+    async fn clear(self, keep: bool) -> Result<(), Problem> {
+        drop(self.load);
+        if let Some(link) = self.link {
+            // Whatever it says now, the story has ended already.
+            let _ = link.end().await;
+        }
+        match self.servers {
+            Some(servers) if keep => servers.keep(self.configuration.as_deref()),
+            Some(servers) => {
+                servers.remove().await;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The shop's component: where it was said to be, or where `make transforms` puts it.
+fn component(options: &Options) -> Result<PathBuf, Problem> {
+    const FILE: &str = "shop_1_2.wasm";
+    let beside = || Some(std::env::current_exe().ok()?.parent()?.parent()?.join(FILE));
+    let places = match &options.transform {
+        Some(path) => vec![path.clone()],
+        None => beside().into_iter().chain([PathBuf::from("target").join(FILE)]).collect(),
+    };
+    let found = places.iter().find_map(|place| place.canonicalize().ok());
+    found.ok_or_else(|| {
+        let place = places.first().map_or_else(|| FILE.to_owned(), |place| place.display().to_string());
+        Problem::refuse(
+            Blame::Config,
+            "NO_COMPONENT",
+            format!("the shop's transform is not built: there is no {place}"),
+        )
+        .remedy("run `make transforms`, or `falkirk build transforms/shop -o FILE` and `falkirk demo --transform FILE`")
+    })
+}
+
+/// One line of the story, for people; standard output is for the summary.
+fn say(line: impl std::fmt::Display) {
+    eprintln!("{line}");
+}
