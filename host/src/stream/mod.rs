@@ -269,7 +269,8 @@ impl Lifter {
 
     /// Takes what is waiting; waits only while there is nothing to hand on. `false`: the queue has ended.
     async fn collect(&mut self, parcels: &mut mpsc::Receiver<Vec<Item>>) -> bool {
-        let mut taken = self.assembler.has_complete();
+        // An idle source sends nothing to wake up on: a link that has arrived must not wait for it.
+        let mut taken = self.assembler.has_complete() || self.arrived();
         while !self.assembler.full() && !self.assembler.ended() {
             let parcel = match taken {
                 false => parcels.recv().await,
@@ -296,6 +297,11 @@ impl Lifter {
         *self.reader_stop.borrow()
     }
 
+    /// Everything up to where the source stood at the start has been handed to the writer.
+    fn arrived(&self) -> bool {
+        self.until_caught_up.is_some_and(|until| self.written >= until)
+    }
+
     fn idle_due(&self) -> bool {
         let Some(position) = self.assembler.idle_position().filter(|position| *position > self.written) else {
             return false;
@@ -308,7 +314,7 @@ impl Lifter {
 
     /// The next thing for the writer, if there is one.
     async fn next(&mut self) -> Option<Work> {
-        if self.until_caught_up.is_some_and(|until| self.written >= until) && !self.assembler.has_complete() {
+        if self.arrived() && !self.assembler.has_complete() {
             return Some(Work::End(Ok(End::Reached)));
         }
         if let Some(collected) = self.assembler.cut() {
