@@ -5,6 +5,7 @@
 //! `examples/roles` give, and nothing outlives the test process, however it ends.
 
 mod command;
+pub mod ledger;
 mod recipe;
 mod side;
 mod wait;
