@@ -5,11 +5,13 @@
 //! `examples/roles` give, and nothing outlives the test process, however it ends.
 
 mod command;
+mod component;
 mod recipe;
 mod side;
 mod wait;
 
 pub use command::{Finished, Running};
+pub use component::{rules_component, shop_component, shop_schemas};
 pub use recipe::run_recipe;
 pub use side::Side;
 pub use wait::{free_port, until};
