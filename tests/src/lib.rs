@@ -6,11 +6,13 @@
 
 mod command;
 pub mod ledger;
+mod component;
 mod recipe;
 mod side;
 mod wait;
 
 pub use command::{Finished, Running};
+pub use component::{rules_component, shop_component, shop_schemas};
 pub use recipe::run_recipe;
 pub use side::Side;
 pub use wait::{free_port, until};

@@ -301,11 +301,6 @@ impl Lifter {
         *self.reader_stop.borrow()
     }
 
-    /// Everything up to where the source stood at the start has been handed to the writer.
-    fn arrived(&self) -> bool {
-        self.until_caught_up.is_some_and(|until| self.written >= until)
-    }
-
     fn idle_due(&self) -> bool {
         let Some(position) = self.assembler.idle_position().filter(|position| *position > self.written) else {
             return false;
