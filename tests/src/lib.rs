@@ -5,8 +5,8 @@
 //! `examples/roles` give, and nothing outlives the test process, however it ends.
 
 mod command;
-pub mod ledger;
 mod component;
+pub mod ledger;
 mod recipe;
 mod side;
 mod wait;

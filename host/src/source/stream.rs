@@ -98,7 +98,11 @@ impl ReplicationStream {
                 tokio::time::sleep(NAP).await;
             }
             if self.heard_at.elapsed() >= SILENCE_LOST {
-                return Err(Problem::retry(Blame::Source, "CONNECTION_LOST", "the source has said nothing for two minutes"));
+                return Err(Problem::retry(
+                    Blame::Source,
+                    "CONNECTION_LOST",
+                    "the source has said nothing for two minutes",
+                ));
             }
             tokio::select! {
                 read = self.wire.read_more() => {
@@ -151,6 +155,8 @@ impl ReplicationStream {
         loop {
             tokio::time::sleep_until(self.feedback_at).await;
             self.feedback().await?;
+            // Who does not read cannot tell silence from its own deafness.
+            self.heard_at = Instant::now();
         }
     }
 
