@@ -99,7 +99,7 @@ pub async fn run(
         }
         failures += 1;
         match problems.as_slice() {
-            [problem] if problem.action() == Action::Strictly => {
+            [problem] if problem.action() == Action::Strictly && problem.at() > orders.strict_until => {
                 tracing::warn!("a batch failed and is applied again change by change: {problem}");
                 orders.strict_until = problem.at();
                 pause = PAUSE_LEAST;
