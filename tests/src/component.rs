@@ -21,9 +21,18 @@ pub fn rules_component() -> &'static Path {
 
 /// The example shop's two schemas, blue's first.
 pub fn shop_schemas() -> [String; 2] {
-    ["v1.sql", "v2.sql"].map(|file| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shop").join(file);
-        std::fs::read_to_string(path).expect("the example's schemas are in the repository")
+    schemas(["../examples/shop/v1.sql", "../examples/shop/v2.sql"])
+}
+
+/// The tables that the rules of `tests/guests-rules` read and write, blue's first.
+pub fn rules_schemas() -> [String; 2] {
+    schemas(["guests-rules/blue.sql", "guests-rules/green.sql"])
+}
+
+fn schemas(files: [&str; 2]) -> [String; 2] {
+    files.map(|file| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        std::fs::read_to_string(path).expect("the schemas are in the repository")
     })
 }
 

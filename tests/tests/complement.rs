@@ -170,7 +170,8 @@ fn l6_a_deletion_becomes_a_mark_and_the_marked_row_keeps_its_columns() {
         [["B", "20", "t"], ["C", "30", "f"], ["SESAME", "11", "t"]]
     );
     // The marked row is in the way of a new one: the link stops there instead of waking the old one.
-    stage.blue.sql("UPDATE coupon SET percent = 31 WHERE code = 'C'; INSERT INTO coupon VALUES ('SESAME', 50)");
+    stage.blue.sql("UPDATE coupon SET percent = 31 WHERE code = 'C'");
+    stage.blue.sql("INSERT INTO coupon VALUES ('SESAME', 50)");
     stage
         .falkirk(&["run", "--until", "caught-up"])
         .expect(3)

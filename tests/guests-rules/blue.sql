@@ -1,0 +1,7 @@
+-- The tables that the rules read.
+CREATE TABLE tag (id bigint PRIMARY KEY, name text UNIQUE NOT NULL);
+CREATE TABLE code (id bigint PRIMARY KEY, label text NOT NULL);
+CREATE TABLE member (id bigint PRIMARY KEY, note text NOT NULL);
+CREATE TABLE trial (id bigint PRIMARY KEY, note text NOT NULL);
+ALTER TABLE tag REPLICA IDENTITY FULL; ALTER TABLE code REPLICA IDENTITY FULL;
+ALTER TABLE member REPLICA IDENTITY FULL; ALTER TABLE trial REPLICA IDENTITY FULL;

@@ -1,0 +1,6 @@
+-- The tables that the rules write.
+CREATE TABLE tag_kept (name text PRIMARY KEY, votes int NOT NULL DEFAULT 0);
+CREATE TABLE tag_new (name text PRIMARY KEY, votes int NOT NULL DEFAULT 0);
+CREATE TABLE folded (code text PRIMARY KEY);
+CREATE TABLE member (id bigint PRIMARY KEY, note text NOT NULL, level text NOT NULL DEFAULT 'basic');
+CREATE TABLE trial (id bigint PRIMARY KEY, answer text);
