@@ -148,6 +148,11 @@ impl Problem {
         self.0.position
     }
 
+    /// The table, if one is known.
+    pub fn at_table(&self) -> Option<&TableName> {
+        self.0.table.as_ref()
+    }
+
     /// The next step, if one was given.
     pub fn next_step(&self) -> Option<&str> {
         self.0.remedy.as_deref()

@@ -50,6 +50,7 @@ pub fn written(error: &Error, strict: bool) -> Problem {
     };
     let action = if strict || state.starts_with("42") { Action::Stop } else { Action::Strictly };
     named(Problem::stop(Blame::Target, code, what).with_action(action), db)
+        .remedy("let the target take the row, or ship a transform that computes another one, and start again: the link goes on at this change")
 }
 
 /// The problem for an error outside the writing of rows: nothing was written.

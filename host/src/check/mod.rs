@@ -67,13 +67,15 @@ pub async fn preflight(given: &Given<'_>) -> Result<Findings, Problem> {
     };
     servers::check(given, &mut findings);
     let rules = rules(given, &mut findings.problems);
-    bind_plan(given, rules, &mut findings);
-    if let Some(plan) = findings.plan.clone() {
-        tables::check(given, &plan, &mut findings);
-        if given.started_with.is_none() {
-            tables::check_empty(given, &plan, &mut findings).await?;
-        }
+    // Row 10: what is wrong with one table hides nothing of what is wrong with the others.
+    let (plan, is_whole) = bind_plan(given, rules, &mut findings);
+    tables::check(given, &plan, &mut findings);
+    if given.started_with.is_none() {
+        tables::check_empty(given, &plan, &mut findings).await?;
+    }
+    if is_whole {
         publication::check(given, &plan, &mut findings).await?;
+        findings.plan = Some(plan);
     }
     Ok(findings)
 }
@@ -100,13 +102,14 @@ fn rules<'a>(given: &Given<'a>, problems: &mut Vec<Problem>) -> &'a [Rule] {
     &manifest.forward
 }
 
-fn bind_plan(given: &Given<'_>, rules: &[Rule], findings: &mut Findings) {
+/// The plan of what fits, and whether that is everything.
+fn bind_plan(given: &Given<'_>, rules: &[Rule], findings: &mut Findings) -> (Arc<Plan>, bool) {
     let settings = given.settings;
     let include: Vec<TableName> = match given.started_with {
         None => settings.include.clone(),
         Some(tables) => tables.to_vec(),
     };
-    let bound = bind::bind(&Binding {
+    let (plan, mut problems) = bind::bind_what_fits(&Binding {
         rules,
         artifact: given.artifact.map_or("", Artifact::label),
         source: &findings.source,
@@ -114,12 +117,13 @@ fn bind_plan(given: &Given<'_>, rules: &[Rule], findings: &mut Findings) {
         include: &include,
         exclude: &settings.exclude,
     });
-    match bound {
-        Ok(plan) if plan.sources.is_empty() => findings.problems.push(
+    if problems.is_empty() && plan.sources.is_empty() {
+        problems.push(
             Problem::refuse(Blame::Config, "NOTHING_TO_DO", "no table of the source would be copied or streamed")
                 .remedy("check the addresses, the role's rights, and [tables]; tables without a rule need a table of the same name in the target"),
-        ),
-        Ok(plan) => findings.plan = Some(Arc::new(plan)),
-        Err(problems) => findings.problems.extend(problems),
+        );
     }
+    let is_whole = problems.is_empty();
+    findings.problems.extend(problems);
+    (Arc::new(plan), is_whole)
 }

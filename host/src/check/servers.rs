@@ -1,9 +1,10 @@
 //! What both servers must be: versions, settings, rights of the roles, and not one and the same database.
 
 use crate::pg::facts::ServerFacts;
-use crate::problem::{Blame, Problem};
+use crate::problem::{Action, Blame, Problem};
 
 use super::{Findings, Given};
+use crate::names::quote_name;
 
 const VERSION_LEAST: u32 = 140_000;
 const VERSION_TESTED_MOST: u32 = 189_999;
@@ -48,7 +49,7 @@ pub(super) fn check(given: &Given<'_>, findings: &mut Findings) {
         );
     }
     source_problems(given, source, &mut problems, &mut warnings);
-    target_problems(target, &mut problems);
+    target_problems(given, target, &mut problems);
     findings.problems.extend(problems);
     findings.warnings.extend(warnings);
 }
@@ -78,8 +79,8 @@ fn source_problems(given: &Given<'_>, source: &ServerFacts, problems: &mut Vec<P
     if !source.can_replicate && !source.superuser {
         problems.push(refuse("PERMISSION_DENIED", format!("the role {} may not replicate", source.role)).remedy(
             format!(
-                "ALTER ROLE {} REPLICATION (on managed services, grant the service's own replication role)",
-                source.role
+                "ALTER ROLE {} REPLICATION; (on managed services, grant the service's own replication role)",
+                quote_name(&source.role)
             ),
         ));
     }
@@ -105,19 +106,22 @@ fn source_problems(given: &Given<'_>, source: &ServerFacts, problems: &mut Vec<P
     }
 }
 
-fn target_problems(target: &ServerFacts, problems: &mut Vec<Problem>) {
+fn target_problems(given: &Given<'_>, target: &ServerFacts, problems: &mut Vec<Problem>) {
     let refuse = |code, what: String| Problem::refuse(Blame::Target, code, what);
     if target.in_recovery || target.read_only {
+        // Row 59: a link that has started was right about its target. It waits for the primary to come back.
+        let action = if given.started_with.is_some() { Action::Retry } else { Action::Refuse };
         problems.push(
             refuse(
                 "READ_ONLY",
                 "green takes no writes: it is a standby, or default_transaction_read_only is on".into(),
             )
+            .with_action(action)
             .remedy("name the primary in [green], or ALTER ROLE ... SET default_transaction_read_only = off"),
         );
     }
     if !target.can_create && !target.superuser {
         problems.push(refuse("PERMISSION_DENIED", format!("the role {} may not create a schema on green", target.role))
-            .remedy(format!("GRANT CREATE ON DATABASE ... TO {}; or create the schema once: CREATE SCHEMA falkirk AUTHORIZATION {}", target.role, target.role)));
+            .remedy(format!("GRANT CREATE ON DATABASE {} TO {1}; or create the schema once: CREATE SCHEMA falkirk AUTHORIZATION {1};", quote_name(&target.database), quote_name(&target.role))));
     }
 }

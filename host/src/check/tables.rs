@@ -1,7 +1,7 @@
 //! What the tables must allow: rights, no hidden rows, no triggers that would act twice, an empty target before the copy.
 
 use crate::catalog::{Catalog, Table};
-use crate::names::TableName;
+use crate::names::{TableName, quote_name};
 use crate::plan::Plan;
 use crate::problem::{Blame, Problem};
 
@@ -28,7 +28,7 @@ pub(super) fn check(given: &Given<'_>, plan: &Plan, findings: &mut Findings) {
 fn denied(blame: Blame, table: &Table, right: &str, role: &str) -> Problem {
     Problem::refuse(blame, "PERMISSION_DENIED", format!("the role {role} lacks {right}"))
         .table(&table.name)
-        .remedy(format!("GRANT {right} ON {} TO {role};", table.name.sql()))
+        .remedy(format!("GRANT {right} ON {} TO {};", table.name.sql(), quote_name(role)))
 }
 
 /// Pitfall 57, row 57: hidden rows would be lost without a word, so they are an error instead (`row_security = off`).
@@ -38,7 +38,8 @@ fn hidden_rows(blame: Blame, table: &Table, role: &str, problems: &mut Vec<Probl
             Problem::refuse(blame, "ROW_SECURITY", format!("row-level security hides rows from the role {role}"))
                 .table(&table.name)
                 .remedy(format!(
-                    "ALTER ROLE {role} BYPASSRLS; or ALTER TABLE {} DISABLE ROW LEVEL SECURITY;",
+                    "ALTER ROLE {} BYPASSRLS; or ALTER TABLE {} DISABLE ROW LEVEL SECURITY;",
+                    quote_name(role),
                     table.name.sql()
                 )),
         );

@@ -25,7 +25,7 @@ use crate::manifest::Direction;
 use crate::marker::Link;
 use crate::names::TableName;
 use crate::pg::session::Session;
-use crate::plan::Plan;
+use crate::plan::{Plan, Source};
 use crate::problem::{Blame, Problem};
 use crate::source::session::{ReplicationSession, SlotSnapshot};
 use crate::stream::lifting::Lifting;
@@ -97,7 +97,7 @@ pub async fn run(
     let plan = setup::with_known_shapes(plan, known.as_ref());
     let (hold, identity) = setup::hold(context, &source, &target).await.map_err(one)?;
     let open = Open { context, target, _hold: hold, plan, identity, live };
-    open.go(&source, orders, stop).await.map_err(one)
+    open.go(&source, orders, stop).await.map_err(|problem| one(open.with_artifact(problem)))
 }
 
 fn one(problem: Problem) -> Problems {
@@ -105,6 +105,21 @@ fn one(problem: Problem) -> Problems {
 }
 
 impl Open<'_> {
+    /// Who reads that the target refuses a row must know which artifact made the row.
+    fn with_artifact(&self, problem: Problem) -> Problem {
+        let Some(artifact) = &self.context.artifact else { return problem };
+        let writes = |table: &TableName| {
+            let outputs = |source: &Source| {
+                source.rule.outputs.iter().any(|output| self.plan.targets[output.target].name == *table)
+            };
+            self.plan.sources.iter().any(|source| source.rule.guest_table.is_some() && outputs(source))
+        };
+        match problem.blame() == Blame::Target && problem.at_table().is_some_and(writes) {
+            true => problem.artifact(artifact.label()),
+            false => problem,
+        }
+    }
+
     async fn go(&self, source: &Session, orders: Orders, stop: watch::Receiver<bool>) -> Result<End, Problem> {
         let identity = &self.identity;
         let client = self.target.client();

@@ -1,7 +1,8 @@
 //! A transform that misbehaves on request, for the host's tests.
 //!
 //! A row is `(id, note)` and comes back as it is, unless its note or the table's name asks for something else. It uses
-//! the bindings without the rest of the SDK, which would not let it answer wrongly.
+//! the bindings without the rest of the SDK, which would not let it answer wrongly. Built with `FALKIRK_GUESTS_BEHAVE`
+//! set, it never misbehaves: the corrected artifact that follows a bad one.
 #![cfg(target_family = "wasm")]
 
 use std::cell::Cell;
@@ -14,6 +15,8 @@ type Results = Vec<Result<Vec<OutputRow>, Rejection>>;
 
 struct Misbehaving;
 
+const BEHAVES: bool = option_env!("FALKIRK_GUESTS_BEHAVE").is_some();
+
 export_bindings!(Misbehaving with_types_in falkirk_sdk::wire);
 
 thread_local! {
@@ -22,12 +25,24 @@ thread_local! {
 
 impl Guest for Misbehaving {
     fn describe() -> String {
-        r#"{"falkirk": 1, "name": "guests", "from": "1", "to": "2"}"#.into()
+        // `w` may leave a row out, `t` may not.
+        r#"{"falkirk": 1, "name": "guests", "from": "1", "to": "2", "forward": [
+            {"table": "t", "columns": ["id", "note"],
+                "outputs": [{"table": "t", "computed": [{"from": ["id", "note"], "to": ["id", "note"]}]}]},
+            {"table": "w", "columns": ["id", "note"],
+                "outputs": [{"table": "w", "when": ["note"], "computed": [{"from": ["id", "note"], "to": ["id", "note"]}]}]},
+            {"table": "count", "columns": ["id", "note"],
+                "outputs": [{"table": "count", "computed": [{"from": ["id", "note"], "to": ["id", "note"]}]}]},
+            {"table": "batch", "columns": ["id", "note"],
+                "outputs": [{"table": "batch", "computed": [{"from": ["id", "note"], "to": ["id", "note"]}]}]}
+        ]}"#
+        .into()
     }
 
     fn forward(table: String, rows: Vec<InputRow>) -> Results {
         CALLS.set(CALLS.get() + 1);
-        match table.as_str() {
+        match table.strip_prefix("public.").unwrap_or(&table) {
+            _ if BEHAVES => rows.into_iter().map(|row| Ok(vec![OutputRow { output: 0, values: row.values }])).collect(),
             // One result is missing.
             "count" => rows.into_iter().skip(1).map(answer).collect(),
             // Fails only for more than one row: the answer depends on the cut.
@@ -86,6 +101,7 @@ fn answer(InputRow { mut values, .. }: InputRow) -> Result<Vec<OutputRow>, Rejec
         "unknown output" => output = 7,
         "arity" => drop(values.pop()),
         "nul" => values[1] = Value::Text("a\0b".into()),
+        "long" => values[1] = Value::Text("x".repeat(100)),
         "case" => values[1] = Value::Integer(1),
         "unset" => values[1] = Value::Unset,
         "unset key" => values[0] = Value::Unset,

@@ -64,6 +64,12 @@ pub fn unsupported(manifest: &Manifest, artifact: &str) -> Vec<Problem> {
 
 /// Binds rules to catalogs. On failure: every shortfall, each with its table, column and next step.
 pub fn bind(binding: &Binding<'_>) -> Result<Plan, Vec<Problem>> {
+    let (plan, problems) = bind_what_fits(binding);
+    if problems.is_empty() { Ok(plan) } else { Err(problems) }
+}
+
+/// The same with a plan of what fits beside the shortfalls: to look for further ones, never to run.
+pub fn bind_what_fits(binding: &Binding<'_>) -> (Plan, Vec<Problem>) {
     let mut binder = Binder {
         given: binding,
         problems: Vec::new(),
@@ -78,7 +84,7 @@ pub fn bind(binding: &Binding<'_>) -> Result<Plan, Vec<Problem>> {
     let mut problems = binder.problems;
     problems.extend(order::parents_first(&mut plan, binding.target));
     plan.by_name = by_name(&plan, binding.source);
-    if problems.is_empty() { Ok(plan) } else { Err(problems) }
+    (plan, problems)
 }
 
 fn by_name(plan: &Plan, catalog: &Catalog) -> HashMap<TableName, usize> {
