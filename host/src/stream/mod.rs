@@ -237,6 +237,8 @@ impl Lifter {
             let Ok(permit) = batches.reserve().await else { return };
             let more = tokio::select! {
                 biased;
+                // The writer has ended with a problem: a quiet source must not keep anybody from hearing of it.
+                () = batches.closed() => return,
                 () = reader::told(&mut stop), if !self.told() => {
                     self.reader_stop.send_replace(true);
                     drop(permit);

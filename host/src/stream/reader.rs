@@ -33,6 +33,8 @@ pub async fn read(
         tokio::select! {
             biased;
             () = told(&mut stop) => break,
+            // Nobody takes anything more, whether or not the source still says something.
+            () = queue.closed() => break,
             Ok(()) = durable.changed() => stream.report(*durable.borrow_and_update()),
             read = stream.next(&mut frames) => {
                 read?;
