@@ -19,8 +19,10 @@ pub async fn show(mut live: watch::Receiver<Live>, for_eyes: bool) {
     let every = if for_eyes { REFRESH } else { LINE_EVERY };
     let mut last = String::new();
     loop {
-        tokio::time::sleep(every).await;
-        let ended = live.has_changed().is_err();
+        let ended = tokio::select! {
+            () = tokio::time::sleep(every) => false,
+            () = ended(&mut live) => true,
+        };
         let now = live.borrow_and_update().clone();
         match &mut bars {
             Some(bars) => bars.draw(&now),
@@ -37,6 +39,10 @@ pub async fn show(mut live: watch::Receiver<Live>, for_eyes: bool) {
             return;
         }
     }
+}
+
+async fn ended(live: &mut watch::Receiver<Live>) {
+    while live.changed().await.is_ok() {}
 }
 
 /// The live state in one line.

@@ -178,6 +178,7 @@ impl Basin {
                 .collect(),
             key: key.into(),
             uniques: Vec::new(),
+            cascades: false,
             identity_always: rows.iter().any(|row| row.get(5)),
         }
     }
@@ -187,7 +188,13 @@ impl Basin {
         for (table, key) in tables {
             targets.push(self.target(table, key).await);
         }
-        Arc::new(Plan { sources: vec![], targets, by_name: Default::default(), left_out: vec![] })
+        Arc::new(Plan {
+            sources: vec![],
+            targets,
+            by_name: Default::default(),
+            oids: Default::default(),
+            left_out: vec![],
+        })
     }
 
     async fn text(&self, query: &str) -> String {
@@ -208,7 +215,7 @@ fn insert(target: usize, columns: &[u16], rows: &[&[&str]]) -> Set {
         keys: vec![],
         new_keys: vec![],
         values: rows.iter().map(|row| datums(row)).collect(),
-        truncated: None,
+        truncated: Vec::new(),
     }
 }
 
@@ -220,7 +227,7 @@ fn patch(target: usize, columns: &[u16], rows: &[(&[&str], &[&str])]) -> Set {
         keys: rows.iter().map(|row| datums(row.0)).collect(),
         new_keys: vec![],
         values: rows.iter().map(|row| datums(row.1)).collect(),
-        truncated: None,
+        truncated: Vec::new(),
     }
 }
 
@@ -232,7 +239,7 @@ fn delete(target: usize, keys: &[&[&str]]) -> Set {
         keys: keys.iter().map(|key| datums(key)).collect(),
         new_keys: vec![],
         values: keys.iter().map(|_| datums(&[])).collect(),
-        truncated: None,
+        truncated: Vec::new(),
     }
 }
 
@@ -244,7 +251,7 @@ fn rekey(target: usize, rows: &[(&[&str], &[&str])], columns: &[u16], values: &[
         keys: rows.iter().map(|row| datums(row.0)).collect(),
         new_keys: rows.iter().map(|row| datums(row.1)).collect(),
         values: values.iter().map(|row| datums(row)).collect(),
-        truncated: None,
+        truncated: Vec::new(),
     }
 }
 
@@ -271,7 +278,7 @@ async fn l2_each_kind_of_set_is_written_with_the_checkpoint_and_its_counters() {
         basin("CREATE TABLE t (id int PRIMARY KEY, a text, n numeric(10,2)); CREATE TABLE u (id int PRIMARY KEY)")
             .await;
     let plan = basin.plan(&[("t", &[0]), ("u", &[0])]).await;
-    let truncate = Set { kind: SetKind::Truncate, truncated: Some((vec![1], true)), ..delete(1, &[]) };
+    let truncate = Set { kind: SetKind::Truncate, truncated: vec![1], ..delete(1, &[]) };
     let rows: &[&[&str]] = &[&["1", "x", "1.50"], &["2", "NULL", "-0.01"], &["3", "", "99999999.99"], &["4", "d", "0"]];
     let first = whole(200, vec![insert(0, &[0, 1, 2], rows), insert(1, &[0], &[&["1"]])]);
     let second = whole(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use falkirk::build;
 use falkirk::change::{Datum, Image};
 use falkirk::names::TableName;
-use falkirk::plan::{Answer, Case, Group, KeyPart, Output, OutputRow, Plan, Rule, Source, SourceColumn};
+use falkirk::plan::{Answer, Case, Filling, Group, Output, OutputRow, Plan, Rule, Source, SourceColumn};
 use falkirk::plan::{Target, TargetColumn};
 use falkirk::problem::{Action, Blame};
 use falkirk::transform::{Artifact, Direction, Guest, GuestFault, Limits};
@@ -58,8 +58,9 @@ fn plan(table: &str, asked: &[(&str, Case)], computed: &[(&str, Case)], key: &[u
         copied: Vec::new(),
         groups: vec![Group { from: (0..asked.len()).collect(), values: 0..computed.len() }],
         computed: columns.clone(),
+        filled_by: (0..columns.len()).map(Filling::Computed).collect(),
         columns: columns.into(),
-        key: key.iter().map(|column| KeyPart::Computed(usize::from(*column))).collect(),
+        key: key.iter().map(|column| Filling::Computed(usize::from(*column))).collect(),
         when: None,
         many: false,
         follows_source: true,
@@ -71,6 +72,7 @@ fn plan(table: &str, asked: &[(&str, Case)], computed: &[(&str, Case)], key: &[u
         key: vec![0],
         full_identity: true,
         identity_key: Vec::new(),
+        copy_level: 0,
         refers_to_itself: false,
         rule: Rule {
             guest_table: Some(table.into()),
@@ -85,9 +87,16 @@ fn plan(table: &str, asked: &[(&str, Case)], computed: &[(&str, Case)], key: &[u
         columns: computed.iter().map(to).collect(),
         key: key.into(),
         uniques: Vec::new(),
+        cascades: false,
         identity_always: false,
     };
-    Plan { sources: vec![source], targets: vec![target], by_name: [(name, 0)].into(), left_out: Vec::new() }
+    Plan {
+        sources: vec![source],
+        targets: vec![target],
+        by_name: [(name, 0)].into(),
+        oids: [].into(),
+        left_out: Vec::new(),
+    }
 }
 
 const ECHO: [(&str, Case); 2] = [("id", Case::Integer), ("note", Case::Text)];

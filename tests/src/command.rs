@@ -144,7 +144,7 @@ impl Finished {
 
 /// The command beside this test's own program. Cargo builds it for these tests only if told to, so it is told here:
 /// otherwise they would pass or fail on the command of yesterday.
-fn binary() -> &'static Path {
+pub(crate) fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         if let Some(path) = std::env::var_os(BIN_VARIABLE) {

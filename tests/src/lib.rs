@@ -5,11 +5,14 @@
 //! `examples/roles` give, and nothing outlives the test process, however it ends.
 
 mod command;
+mod component;
+pub mod ledger;
 mod recipe;
 mod side;
 mod wait;
 
 pub use command::{Finished, Running};
+pub use component::{rules_component, shop_component, shop_schemas};
 pub use recipe::run_recipe;
 pub use side::Side;
 pub use wait::{free_port, until};
@@ -26,6 +29,9 @@ pub type Server = Arc<Mutex<Cluster>>;
 
 /// How long a test waits for something that should happen at once.
 pub const SOON: Duration = Duration::from_secs(30);
+
+/// The server programs of green, if it is to run another version than blue.
+const GREEN_BIN_VARIABLE: &str = "FALKIRK_PG_BIN_GREEN";
 
 /// Which recipes the sides get.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -183,10 +189,11 @@ fn shared_servers() -> [Server; 2] {
 }
 
 fn start_pair(settings: &[(&str, &str)]) -> [Server; 2] {
-    let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let options = Options { bin: None, settings };
+    let settings: Vec<_> = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let blue = Options { bin: None, settings };
+    let green = Options { bin: std::env::var_os(GREEN_BIN_VARIABLE).map(PathBuf::from), ..blue.clone() };
     std::thread::scope(|scope| {
-        let starts = [scope.spawn(|| Cluster::start(&options)), scope.spawn(|| Cluster::start(&options))];
+        let starts = [scope.spawn(|| Cluster::start(&blue)), scope.spawn(|| Cluster::start(&green))];
         starts.map(|start| {
             let cluster = start.join().expect("the thread that starts a server ends in peace");
             Arc::new(Mutex::new(cluster.unwrap_or_else(|problem| panic!("no server to test on: {problem}"))))

@@ -131,6 +131,7 @@ struct Signals {
 }
 
 /// Listens for SIGINT and SIGTERM. A second one ends the process at once: the checkpoint makes that harmless.
+#[allow(clippy::disallowed_methods)] // The owners of servers and links are exactly who is not waited for any longer.
 fn signals() -> std::io::Result<Signals> {
     use tokio::signal::unix::{SignalKind, signal};
     let (tell, told) = watch::channel(false);

@@ -1,4 +1,4 @@
-//! `falkirk run`.
+//! `falkirk run`: the link itself, for as long as it is wanted.
 
 use std::process::ExitCode;
 

@@ -4,7 +4,6 @@
 //! chunks. It looks at the keys of the changes only, never at the table's rows (pitfall 12).
 
 use std::collections::HashMap;
-use std::pin::Pin;
 
 use crate::apply::chunk::Chunk;
 use crate::change::{Before, Cell, Event, Image};
@@ -12,9 +11,9 @@ use crate::names::{quote_name, quote_names, quote_text};
 use crate::pg::session::Session;
 use crate::plan::{Plan, Source};
 use crate::problem::{Blame, Outcome, Problem};
-use crate::stream::Filter;
 use crate::stream::assemble::Placed;
 use crate::stream::relations::{Bound, Relations, reordered};
+use crate::stream::{Filter, Kept};
 
 use super::key_columns;
 
@@ -170,11 +169,7 @@ fn cut(mut placed: Placed, before: bool, after: bool) -> Outcome<Option<Placed>>
 }
 
 impl Filter for FinishedChunks {
-    fn keep<'a>(
-        &'a mut self,
-        changes: Vec<Placed>,
-        relations: &'a Relations,
-    ) -> Pin<Box<dyn Future<Output = Outcome<Vec<Option<Placed>>>> + Send + 'a>> {
+    fn keep<'a>(&'a mut self, changes: Vec<Placed>, relations: &'a Relations) -> Kept<'a> {
         Box::pin(self.keep_some(changes, relations))
     }
 }

@@ -194,9 +194,10 @@ impl Open<'_> {
 
     async fn stream(&self, source: &Session, orders: Orders, stop: watch::Receiver<bool>) -> Result<End, Problem> {
         let until = match orders.until_caught_up {
-            true => Some(setup::current_position(source).await?),
+            true => Some(setup::position_to_reach(source).await?),
             false => None,
         };
+        tracing::trace!(until = ?until, "stream");
         self.live.send_modify(|live| live.stage = Stage::Streaming);
         self.run_stream(source, orders, (None, until), None, stop).await
     }

@@ -181,6 +181,16 @@ pub(super) fn copy_slot(migration: &str) -> String {
     format!("falkirk_{migration}_copy_{}", std::process::id())
 }
 
+/// A position that holds everything committed so far, and that the stream is sure to pass: on an idle source the log may
+/// end in a page's head, which nothing is ever sent for, so a message that belongs to no transaction is written behind
+/// it (counter-example 25b).
+pub(super) async fn position_to_reach(source: &Session) -> Outcome<Lsn> {
+    let row = source.one("SELECT pg_current_wal_insert_lsn()").await?;
+    let position = row.number(0)?;
+    source.run("SELECT pg_logical_emit_message(false, 'falkirk nudge', '')").await?;
+    Ok(position)
+}
+
 /// Where the source's log ends now.
 pub(super) async fn current_position(source: &Session) -> Outcome<Lsn> {
     let row = source.one("SELECT pg_current_wal_lsn()").await?;

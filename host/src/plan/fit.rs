@@ -60,8 +60,8 @@ pub fn case(base_oid: u32) -> Case {
 /// `None` if every value of `source` can be copied into `target`; otherwise why not.
 pub fn misfit(source: &Column, target: &Column) -> Option<String> {
     let same_type = source.base_sql == target.base_sql;
-    if !same_type && !widens(source.base_oid, target.base_oid) && !(source.base_kind == 'e' && is_text(target.base_oid))
-    {
+    let enum_as_text = source.base_kind == 'e' && is_text(target.base_oid);
+    if !(same_type || enum_as_text || widens(source.base_oid, target.base_oid)) {
         return Some(format!("{} does not fit {} without a conversion", source.type_sql, target.type_sql));
     }
     if same_type && source.base_kind == 'e' {

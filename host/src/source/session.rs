@@ -89,7 +89,8 @@ impl ReplicationSession {
     /// Makes a slot and opens its snapshot. Waits for transactions that are running; says so after a while.
     pub async fn create_slot(&mut self, name: &str, temporary: bool) -> Outcome<SlotSnapshot> {
         check_slot_name(name)?;
-        self.query("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
+        // Read only: later minor releases of 18 make a snapshot for nothing else.
+        self.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         let kind = if temporary { " TEMPORARY" } else { "" };
         let snapshot = if self.wire.server_version_num >= 150_000 { "(SNAPSHOT 'use')" } else { "USE_SNAPSHOT" };
         let command = format!("CREATE_REPLICATION_SLOT {}{kind} LOGICAL pgoutput {snapshot}", quote_name(name));

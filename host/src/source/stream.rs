@@ -19,6 +19,10 @@ const FEEDBACK_EVERY: Duration = Duration::from_secs(5);
 const FEEDBACK_SPACING: Duration = Duration::from_millis(200);
 /// A read that brought less than this emptied the socket; under load a short sleep then saves most of the reads.
 const SHORT_READ_BYTES: usize = 64 << 10;
+/// After this much silence the source is asked for a word,
+const SILENCE_ASK: Duration = Duration::from_secs(30);
+/// and after this much the connection counts as lost: a half-open one says nothing at all.
+const SILENCE_LOST: Duration = Duration::from_secs(120);
 const NAP: Duration = Duration::from_millis(1);
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -48,6 +52,7 @@ pub struct ReplicationStream {
     reply_due: bool,
     nap: bool,
     last_read_was_short: bool,
+    heard_at: Instant,
 }
 
 impl ReplicationStream {
@@ -61,6 +66,7 @@ impl ReplicationStream {
             reply_due: true,
             nap: false,
             last_read_was_short: true,
+            heard_at: Instant::now(),
         }
     }
 
@@ -91,8 +97,18 @@ impl ReplicationStream {
                 self.last_read_was_short = false;
                 tokio::time::sleep(NAP).await;
             }
+            if self.heard_at.elapsed() >= SILENCE_LOST {
+                return Err(Problem::retry(
+                    Blame::Source,
+                    "CONNECTION_LOST",
+                    "the source has said nothing for two minutes",
+                ));
+            }
             tokio::select! {
-                read = self.wire.read_more() => self.last_read_was_short = read? < SHORT_READ_BYTES,
+                read = self.wire.read_more() => {
+                    self.last_read_was_short = read? < SHORT_READ_BYTES;
+                    self.heard_at = Instant::now();
+                }
                 () = tokio::time::sleep_until(self.feedback_at) => {}
             }
         }
@@ -139,6 +155,8 @@ impl ReplicationStream {
         loop {
             tokio::time::sleep_until(self.feedback_at).await;
             self.feedback().await?;
+            // Who does not read cannot tell silence from its own deafness.
+            self.heard_at = Instant::now();
         }
     }
 
@@ -149,7 +167,7 @@ impl ReplicationStream {
 
     fn queue_feedback(&mut self) -> Outcome<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as i64;
-        let ask = self.reported == Lsn::ZERO;
+        let ask = self.reported == Lsn::ZERO || self.heard_at.elapsed() >= SILENCE_ASK;
         let mut status = Vec::with_capacity(34);
         status.push(b'r');
         // Written, flushed, applied: one and the same here.

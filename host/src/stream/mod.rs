@@ -43,14 +43,13 @@ const IDLE_BYTES: u64 = 16 << 20;
 /// Microseconds between the epoch of Unix and that of PostgreSQL.
 const EPOCH_2000_US: i64 = 946_684_800_000_000;
 
+/// What is left of a batch's changes, each in its place or gone.
+pub type Kept<'a> = std::pin::Pin<Box<dyn Future<Output = Outcome<Vec<Option<Placed>>>> + Send + 'a>>;
+
 /// Decides which changes concern a link that has copied only a part of its rows.
 pub trait Filter: Send {
     /// Drops the changes of rows that are still to be copied.
-    fn keep<'a>(
-        &'a mut self,
-        changes: Vec<Placed>,
-        relations: &'a Relations,
-    ) -> std::pin::Pin<Box<dyn Future<Output = Outcome<Vec<Option<Placed>>>> + Send + 'a>>;
+    fn keep<'a>(&'a mut self, changes: Vec<Placed>, relations: &'a Relations) -> Kept<'a>;
 }
 
 /// What a stream needs.
@@ -270,7 +269,7 @@ impl Lifter {
 
     /// Takes what is waiting; waits only while there is nothing to hand on. `false`: the queue has ended.
     async fn collect(&mut self, parcels: &mut mpsc::Receiver<Vec<Item>>) -> bool {
-        let mut taken = self.assembler.has_complete();
+        let mut taken = self.assembler.has_complete() || self.caught_up();
         while !self.assembler.full() && !self.assembler.ended() {
             let parcel = match taken {
                 false => parcels.recv().await,
@@ -292,6 +291,11 @@ impl Lifter {
         true
     }
 
+    /// What was to be reached is handed to the writer.
+    fn caught_up(&self) -> bool {
+        self.until_caught_up.is_some_and(|until| self.written >= until)
+    }
+
     /// The reader was told to stop.
     fn told(&self) -> bool {
         *self.reader_stop.borrow()
@@ -309,7 +313,7 @@ impl Lifter {
 
     /// The next thing for the writer, if there is one.
     async fn next(&mut self) -> Option<Work> {
-        if self.until_caught_up.is_some_and(|until| self.written >= until) && !self.assembler.has_complete() {
+        if self.caught_up() && !self.assembler.has_complete() {
             return Some(Work::End(Ok(End::Reached)));
         }
         if let Some(collected) = self.assembler.cut() {

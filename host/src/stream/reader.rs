@@ -46,6 +46,7 @@ pub async fn read(
         }
     }
     drop(queue);
+    tracing::trace!("reader told to stop");
     report_the_rest(stream, durable).await
 }
 
@@ -59,7 +60,10 @@ fn decode(decoder: &mut Decoder, frames: &mut Vec<Frame>) -> Outcome<Vec<Item>> 
     for frame in frames.drain(..) {
         match frame {
             Frame::Data { payload } => items.extend(decoder.decode(payload)?.map(Item::Message)),
-            Frame::Keepalive { wal_end, .. } => items.push(Item::Idle(wal_end)),
+            Frame::Keepalive { wal_end, reply_requested } => {
+                tracing::trace!(%wal_end, reply_requested, "keepalive");
+                items.push(Item::Idle(wal_end));
+            }
         }
     }
     Ok(items)

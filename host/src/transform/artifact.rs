@@ -156,7 +156,7 @@ fn check_kind(bytes: &[u8]) -> Outcome<()> {
 /// Compiles in a thread of its own, which is left behind if it takes too long: a file made to keep the compiler busy
 /// must not hold the host (L10).
 fn compile(engine: &Engine, bytes: &[u8], wall: Duration) -> Outcome<Component> {
-    let (sender, receiver) = mpsc::channel();
+    let (sender, receiver) = mpsc::sync_channel(1);
     let (engine, bytes) = (engine.clone(), bytes.to_vec());
     let thread = std::thread::Builder::new().name("falkirk-compile".into());
     let spawned = thread.spawn(move || drop(sender.send(Component::from_binary(&engine, &bytes))));

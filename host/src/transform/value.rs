@@ -170,6 +170,7 @@ mod tests {
             columns: CASES.iter().map(column).collect(),
             key: [1].into(),
             uniques: Vec::new(),
+            cascades: false,
             identity_always: false,
         }
     }

@@ -10,12 +10,12 @@ const HOMES: &[(&str, &[&str])] = &[
     ("postgres_protocol", &["source", "pg"]),
     ("clap", &["cli"]),
     ("indicatif", &["show", "demo"]),
-    ("comfy_table", &["show", "demo"]),
+    ("comfy_table", &["cli", "show", "demo"]),
     ("toml", &["config"]),
     ("rustls", &["pg", "source"]),
     ("rustls_native_certs", &["pg", "source"]),
     ("tokio_rustls", &["pg", "source"]),
-    ("nix", &["cluster", "build"]),
+    ("nix", &["cluster", "build", "supervisor"]),
 ];
 
 /// Names away from home.

@@ -9,13 +9,10 @@ const FUNCTION_LINES: usize = 60;
 const ROOM: usize = 15;
 
 /// Longer than allowed when the rule came, and why each is still one file. No file is added.
-const LONG_FILES: &[(&str, usize)] = &[
-    // One stateless pass from manifest and catalogs to a plan, its tests beside it.
-    ("host/src/plan/bind.rs", 676),
-];
+const LONG_FILES: &[(&str, usize)] = &[];
 
 /// Longer than allowed when the rule came. No function is added.
-const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[("host/src/plan/bind.rs", "output", 81)];
+const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[];
 
 /// Files and functions over their limit, and entries of the lists that have had their day.
 pub fn breaches(files: &[SourceFile]) -> Vec<String> {

@@ -1,0 +1,56 @@
+//! Small tables and odd rules, each for one counter-example, for tests of whole links.
+//!
+//! The manifest is a constant with room in it: a test makes another manifest by writing into that room of the built
+//! component, without building again. It must never share code with the SDK's `Step`, which would not let it answer
+//! wrongly.
+#![cfg(target_family = "wasm")]
+
+use falkirk_sdk::Value;
+use falkirk_sdk::wire::{Guest, InputRow, OutputRow, Rejection, export_bindings};
+
+type Results = Vec<Result<Vec<OutputRow>, Rejection>>;
+
+struct Rules;
+
+export_bindings!(Rules with_types_in falkirk_sdk::wire);
+
+impl Guest for Rules {
+    fn describe() -> String {
+        include_str!("rules.json").into()
+    }
+
+    fn forward(table: String, rows: Vec<InputRow>) -> Results {
+        let miscounts = rows.iter().any(|row| text(row) == "miscount");
+        let mut results: Results = rows.iter().map(|row| answer(&table, text(row))).collect();
+        if miscounts {
+            results.pop();
+        }
+        results
+    }
+
+    fn backward(_: String, _: Vec<InputRow>) -> Results {
+        Vec::new()
+    }
+}
+
+fn text(row: &InputRow) -> &str {
+    match row.values.first() {
+        Some(Value::Text(text)) => text,
+        _ => "",
+    }
+}
+
+fn answer(table: &str, text: &str) -> Result<Vec<OutputRow>, Rejection> {
+    let value = match (table.rsplit('.').next(), text) {
+        // Two labels that differ in case are one code.
+        (Some("code"), label) => Value::Text(label.to_lowercase()),
+        (Some("member"), "vip") => Value::Text("gold".into()),
+        (Some("member"), _) => Value::Unset,
+        (_, "trap") => panic!("a message that stays inside"),
+        (_, "reject") => {
+            return Err(Rejection { column: Some(0), code: "not_wanted".into(), message: "secret 4711".into() });
+        }
+        (_, text) => Value::Text(text.into()),
+    };
+    Ok(vec![OutputRow { output: 0, values: vec![value] }])
+}

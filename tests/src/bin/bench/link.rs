@@ -1,0 +1,114 @@
+//! A link as its users run it: the built `falkirk` as a child process with a configuration file.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::ground::{Database, Ground, Outcome};
+
+/// A configured link.
+pub struct Link {
+    program: PathBuf,
+    config: PathBuf,
+    log: PathBuf,
+}
+
+/// A running host; killed if it is dropped while running.
+pub struct Running {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Link {
+    /// Writes the configuration of a forward link. `name` is the migration's.
+    pub fn new(
+        ground: &Ground,
+        name: &str,
+        source: &Database,
+        target: &Database,
+        transform: Option<&Path>,
+    ) -> Outcome<Link> {
+        let config = ground.files.path().join(format!("{name}.toml"));
+        let transforms = transform.map(|path| format!("{:?}", path.display().to_string())).unwrap_or_default();
+        let green_version = if transform.is_some() { "2" } else { "1" };
+        let text = format!(
+            "[migration]\nname = \"{name}\"\ndirection = \"forward\"\ntransforms = [{transforms}]\n\n\
+             [blue]\nurl = \"{}\"\nschema_version = \"1\"\n\n[green]\nurl = \"{}\"\nschema_version = \"{green_version}\"\n",
+            source.url, target.url
+        );
+        fs::write(&config, text).map_err(|error| error.to_string())?;
+        let log = ground.files.path().join(format!("{name}.log"));
+        Ok(Link { program: ground.programs.join("falkirk"), config, log })
+    }
+
+    /// Starts the host; with `until_caught_up` it ends by itself.
+    pub fn start(&self, until_caught_up: bool) -> Outcome<Running> {
+        let mut command = Command::new(&self.program);
+        command.arg("run").arg("--config").arg(&self.config);
+        if until_caught_up {
+            command.args(["--until", "caught-up"]);
+        }
+        let output = File::create(&self.log).map_err(|error| error.to_string())?;
+        let errors = output.try_clone().map_err(|error| error.to_string())?;
+        command.stdin(Stdio::null()).stdout(output).stderr(errors);
+        let child = command.spawn().map_err(|error| format!("{}: {error}", self.program.display()))?;
+        Ok(Running { child, log: self.log.clone() })
+    }
+
+    /// Runs until caught up.
+    pub async fn catch_up(&self) -> Outcome<()> {
+        self.start(true)?.finish().await
+    }
+}
+
+impl Running {
+    /// Waits for its end, which must be a good one.
+    pub async fn finish(mut self) -> Outcome<()> {
+        loop {
+            match self.child.try_wait().map_err(|error| error.to_string())? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => return Err(format!("falkirk ended with {status}:\n{}", self.last_words())),
+                None => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    }
+
+    /// Fails if it has ended badly, and says with what words.
+    pub fn must_not_fail(&mut self) -> Outcome<()> {
+        match self.child.try_wait().map_err(|error| error.to_string())? {
+            Some(status) if !status.success() => Err(format!("falkirk ended with {status}:\n{}", self.last_words())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks it to drain and end; by a signal its exit code is 143.
+    pub async fn stop(mut self) -> Outcome<()> {
+        let asked = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status();
+        asked.map_err(|error| error.to_string())?;
+        for _ in 0..2_000 {
+            if let Some(status) = self.child.try_wait().map_err(|error| error.to_string())? {
+                return match status.code() {
+                    Some(0 | 143) => Ok(()),
+                    _ => Err(format!("falkirk ended with {status}:\n{}", self.last_words())),
+                };
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Err("falkirk did not end within 20 s of being asked to".to_owned())
+    }
+
+    fn last_words(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Either it has ended, or the bench is failing and must not leave it behind.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

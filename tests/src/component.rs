@@ -1,0 +1,57 @@
+//! Transforms for tests: built once by the command that ships, as components in the target folder.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use crate::Stage;
+use crate::command::binary;
+
+/// The example shop's component.
+pub fn shop_component() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build("../transforms/shop"))
+}
+
+/// The component of `tests/guests-rules`.
+pub fn rules_component() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build("guests-rules"))
+}
+
+/// The example shop's two schemas, blue's first.
+pub fn shop_schemas() -> [String; 2] {
+    ["v1.sql", "v2.sql"].map(|file| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shop").join(file);
+        std::fs::read_to_string(path).expect("the example's schemas are in the repository")
+    })
+}
+
+impl Stage {
+    /// The line of `[migration]` that names a component, or none.
+    pub fn transforms(component: Option<&Path>) -> String {
+        match component {
+            Some(path) => format!("transforms = [{:?}]\n", path.to_string_lossy()),
+            None => "transforms = []\n".to_owned(),
+        }
+    }
+}
+
+fn build(package: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(package);
+    let test = std::env::current_exe().expect("a process knows its program");
+    let target = test.ancestors().nth(3).expect("a test lies three folders below the target folder");
+    let name = folder.file_name().expect("a package has a name").to_string_lossy().into_owned();
+    // The command writes the file whole or not at all, so test processes may share it.
+    let out = target.join(format!("{name}.wasm"));
+    let mut command = Command::new(binary());
+    command.arg("build").arg(&folder).arg("-o").arg(&out).env("CARGO_TARGET_DIR", target);
+    // What cargo tells this test of its own package would look to build scripts like a change.
+    let told = |name: &str| ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| name.starts_with(start));
+    for (name, _) in std::env::vars().filter(|(name, _)| told(name)) {
+        command.env_remove(name);
+    }
+    let output = command.stdin(Stdio::null()).output().expect("the command can be started");
+    assert!(output.status.success(), "{package} does not build\n{}", String::from_utf8_lossy(&output.stderr));
+    out
+}
