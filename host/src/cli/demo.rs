@@ -19,10 +19,10 @@ pub(super) struct Demo {
     #[arg(long, value_name = "FILE")]
     transform: Option<PathBuf>,
     /// How long the load goes on after the link has caught up.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     stream: u64,
     /// Transactions that the load tries to make in a second.
-    #[arg(long, value_name = "TRANSACTIONS", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    #[arg(long, value_name = "TRANSACTIONS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     rate: u64,
     /// Print JSON for programs.
     #[arg(long)]
@@ -51,12 +51,14 @@ impl Demo {
             for_eyes: std::io::stderr().is_terminal(),
         };
         match demo::run(&options, signals.told).await {
-            Ok(Ending::Done(report)) => {
+            Ok(Ending::Done { report, kept }) => {
                 match (self.json, std::io::stdout().is_terminal()) {
                     (true, _) => println!("{}", report.to_json()),
                     (false, true) => println!("{}", report.to_table()),
                     (false, false) => println!("{}", report.to_lines()),
                 }
+                // Standard output is for the figures.
+                kept.iter().for_each(|text| eprint!("{text}"));
                 ExitCode::from(u8::from(!report.is_good()))
             }
             Ok(Ending::Interrupted) => ExitCode::from(*signals.code.borrow()),

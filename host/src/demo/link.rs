@@ -18,7 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub struct Link {
     stop: watch::Sender<bool>,
     live: watch::Receiver<Live>,
-    task: JoinHandle<Result<Summary, Vec<Problem>>>,
+    /// `None` once its answer was taken.
+    task: Option<JoinHandle<Result<Summary, Vec<Problem>>>>,
     show: JoinHandle<()>,
 }
 
@@ -29,7 +30,7 @@ impl Link {
         let (tell, live) = watch::channel(Live::default());
         let show = tokio::spawn(show::show(live.clone(), for_eyes));
         let task = tokio::spawn(async move { supervisor::run(&settings, Until::Told, stopped, tell).await });
-        Link { stop, live, task, show }
+        Link { stop, live, task: Some(task), show }
     }
 
     /// The live state, for whoever wants to watch as well.
@@ -47,23 +48,27 @@ impl Link {
                 return Err(ended(format!("the link has not {what} after {seconds} s"), "DEMO_TOO_SLOW"));
             }
         }
-        match (&mut self.task).await {
-            Ok(Err(problems)) => Err(problems),
-            Ok(Ok(_)) | Err(_) => Err(ended(format!("the link ended before it had {what}"), "DEMO_LINK_ENDED")),
+        match self.answer().await {
+            Err(problems) => Err(problems),
+            Ok(_) => Err(ended(format!("the link ended before it had {what}"), "DEMO_LINK_ENDED")),
         }
     }
 
     /// Tells it to end, and waits until it has finished what it had received.
-    pub async fn end(self) -> Result<Summary, Vec<Problem>> {
+    pub async fn end(mut self) -> Result<Summary, Vec<Problem>> {
         self.stop.send_replace(true);
-        let summary = match self.task.is_finished() {
-            // `until` may have taken the answer already; a task is asked only once.
-            true => Err(ended("the link ended by itself".to_owned(), "DEMO_LINK_ENDED")),
-            false => self.task.await.unwrap_or_else(|_| Err(ended("the link broke".to_owned(), "DEMO_LINK_ENDED"))),
-        };
+        let summary = self.answer().await;
         // It ends by itself when nobody can change what is shown any more.
         let _ = self.show.await;
         summary
+    }
+
+    async fn answer(&mut self) -> Result<Summary, Vec<Problem>> {
+        let broken = || Err(ended("the link ended without an answer".to_owned(), "DEMO_LINK_ENDED"));
+        match self.task.take() {
+            Some(task) => task.await.unwrap_or_else(|_| broken()),
+            None => broken(),
+        }
     }
 }
 

@@ -45,8 +45,13 @@ pub struct Options {
 
 /// How a demo ended.
 pub enum Ending {
-    /// To the end of the story, with these figures.
-    Done(Box<Report>),
+    /// To the end of the story.
+    Done {
+        /// Its figures.
+        report: Box<Report>,
+        /// How to use and to remove the servers, if they were kept.
+        kept: Option<String>,
+    },
     /// By a signal; everything is removed.
     Interrupted,
 }
@@ -64,32 +69,39 @@ struct Stage {
 pub async fn run(options: &Options, mut stop: watch::Receiver<bool>) -> Result<Ending, Vec<Problem>> {
     let transform = component(options).map_err(|problem| vec![problem])?;
     let mut stage = Stage::default();
-    let ended = tokio::select! {
+    let played = tokio::select! {
         biased;
         // An error means that nobody can ask for the end any more.
-        Ok(_) = stop.wait_for(|stop| *stop) => Ok(Ending::Interrupted),
-        ended = acts::play(options, &transform, &mut stage) => ended.map(|report| Ending::Done(Box::new(report))),
+        Ok(_) = stop.wait_for(|stop| *stop) => None,
+        played = acts::play(options, &transform, &mut stage) => Some(played),
     };
-    let keep = options.keep && !matches!(ended, Ok(Ending::Interrupted));
-    stage.clear(keep).await.map_err(|problem| vec![problem])?;
-    ended
+    let kept = stage.clear(options.keep && played.is_some()).await.map_err(|problem| vec![problem])?;
+    match played {
+        None => Ok(Ending::Interrupted),
+        Some(Ok(report)) => Ok(Ending::Done { report: Box::new(report), kept }),
+        Some(Err(problems)) => {
+            // Somebody who asked to keep the servers will want to look at them now.
+            kept.iter().for_each(say);
+            Err(problems)
+        }
+    }
 }
 
 impl Stage {
-    /// The load first, then the link, which drains, then the servers.
-    async fn clear(self, keep: bool) -> Result<(), Problem> {
+    /// The load first, then the link, which drains, then the servers: kept, with a text how to go on, or removed.
+    async fn clear(self, keep: bool) -> Result<Option<String>, Problem> {
         drop(self.load);
         if let Some(link) = self.link {
             // Whatever it says now, the story has ended already.
             let _ = link.end().await;
         }
         match self.servers {
-            Some(servers) if keep => servers.keep(self.configuration.as_deref()),
+            Some(servers) if keep => servers.keep(self.configuration.as_deref()).map(Some),
             Some(servers) => {
                 servers.remove().await;
-                Ok(())
+                Ok(None)
             }
-            None => Ok(()),
+            None => Ok(None),
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::cluster::{Cluster, Options};
-use crate::demo::{roles, say, seed};
+use crate::demo::{roles, seed};
 use crate::pg::address::Address;
 use crate::pg::session::Session;
 use crate::problem::{Blame, Outcome, Problem};
@@ -111,19 +111,19 @@ impl Servers {
         self.green.url(OWNER, &self.password, DATABASE)
     }
 
-    /// Leaves both running and says how to use and to remove them.
-    pub fn keep(self, configuration: Option<&Path>) -> Outcome<()> {
+    /// Leaves both running. Says how to use and to remove them.
+    pub fn keep(self, configuration: Option<&Path>) -> Outcome<String> {
         let (blue_url, green_url) = (self.blue_url(), self.green_url());
         let removals = [self.blue.keep()?, self.green.keep()?];
-        say("\nthe servers keep running:");
-        say(format!("  blue:   psql '{blue_url}'\n  green:  psql '{green_url}'"));
+        let mut text =
+            format!("\nthe servers keep running:\n  psql '{blue_url}'  # blue\n  psql '{green_url}'  # green\n");
         if let Some(path) = configuration {
             let path = path.display();
-            say(format!("  link:   falkirk status -c {path}\n          falkirk run -c {path}"));
+            text.push_str(&format!("  falkirk run -c {path}  # or status, verify, clean\n"));
         }
-        say("  remove them by:");
-        removals.iter().for_each(|removal| say(format!("    {removal}")));
-        Ok(())
+        text.push_str("remove them with:\n");
+        removals.iter().for_each(|removal| text.push_str(&format!("  {removal}\n")));
+        Ok(text)
     }
 
     /// Stops and removes both.
