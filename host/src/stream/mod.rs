@@ -290,7 +290,8 @@ impl Lifter {
                     Item::Idle(position) => self.assembler.idle(position),
                 }
             }
-            taken = self.assembler.has_complete() || self.idle_due();
+            // An idle source that has just said so says nothing more: having arrived must not be forgotten here.
+            taken = self.assembler.has_complete() || self.idle_due() || self.caught_up();
         }
         true
     }

@@ -35,6 +35,7 @@ pub async fn measure(name: &str, wish: &Wish, ground: &Ground, subject: &Subject
                 native.halt().await?;
                 compare(&source, &target, subject.source_digest, subject).await?;
                 ground.remove(target).await?;
+                ground.release(&source).await?;
             } else if ground.with_falkirk {
                 let target = ground.database(Side::Green, &format!("ours_{turn}"), &subject.target_schema).await?;
                 let migration = format!("{}_{turn}", name.replace('-', "_"));
@@ -45,6 +46,7 @@ pub async fn measure(name: &str, wish: &Wish, ground: &Ground, subject: &Subject
                 figure.falkirk.push(begin.elapsed().as_secs_f64());
                 compare(&source, &target, subject.target_digest, subject).await?;
                 ground.remove(target).await?;
+                ground.release(&source).await?;
             }
         }
         eprintln!("{name}, turn {}", turn + 1);

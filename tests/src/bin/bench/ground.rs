@@ -118,6 +118,12 @@ impl Ground {
         server.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await.map_err(text)
     }
 
+    /// Removes the slots that a turn has left on a database which the next turn needs: they hold back its log.
+    pub async fn release(&self, database: &Database) -> Outcome<()> {
+        let server = connect(&self.cluster(database.side).superuser_url("postgres")).await?;
+        drop_slots(&server, &database.name).await
+    }
+
     /// Writes out what both servers hold in memory, so that none does it in the middle of a measurement.
     pub async fn settle(&self) -> Outcome<()> {
         for cluster in [&self.blue, &self.green] {
