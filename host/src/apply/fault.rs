@@ -37,11 +37,10 @@ pub fn written(error: &Error, strict: bool) -> Problem {
         return busy(state);
     }
     if state == "42501" {
-        return named(
-            Problem::refuse(Blame::Target, "TARGET_RIGHTS", "the role may not write a table of the target"),
-            db,
-        )
-        .remedy("run `falkirk check` for the missing GRANT");
+        // L3: a right that only one change needs, such as TRUNCATE, stops the link at that change.
+        let problem = Problem::stop(Blame::Target, "TARGET_RIGHTS", "the role may not write a table of the target")
+            .with_action(if strict { Action::Stop } else { Action::Strictly });
+        return named(problem, db).remedy("run `falkirk check` for the missing GRANT");
     }
     let (code, meaning) = meaning(state);
     let what = match db.constraint() {

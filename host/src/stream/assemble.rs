@@ -240,15 +240,21 @@ impl Assembler {
 
     /// Hands on what is complete; if nothing is complete and the batch is full, a part of the open transaction.
     pub fn cut(&mut self) -> Option<Collected> {
-        if let Some((complete, _)) = self.commits.last().copied() {
+        // L3: while a change to blame is looked for, what stands before it must be committed before it is tried.
+        let whole = if self.one_by_one { self.commits.first() } else { self.commits.last() };
+        if let Some((complete, _)) = whole.copied() {
+            let handed = if self.one_by_one { 1 } else { self.commits.len() };
             let rest = self.changes.split_off(complete);
             let changes = std::mem::replace(&mut self.changes, rest);
+            let mut later = self.commits.split_off(handed);
+            later.iter_mut().for_each(|(end, _)| *end -= complete);
+            let commits = std::mem::replace(&mut self.commits, later);
             if let Some(open) = &mut self.open {
                 open.start = open.start.saturating_sub(complete);
             }
             self.bytes = self.changes.iter().map(|placed| placed.change.weight_bytes()).sum();
             let opens = !std::mem::take(&mut self.parted_before);
-            return Some(Collected { changes, opens, commits: std::mem::take(&mut self.commits), open_at: Lsn::ZERO });
+            return Some(Collected { changes, opens, commits, open_at: Lsn::ZERO });
         }
         let full = self.full();
         let open = self.open.as_mut().filter(|_| full)?;
