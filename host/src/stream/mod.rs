@@ -112,13 +112,15 @@ pub async fn run(stream: Stream<'_>, stop: watch::Receiver<bool>, live: &watch::
         strict_until: stream.strict_until,
         written: from,
         written_at: Instant::now(),
-        reader_stop,
+        reader_stop: reader_stop.clone(),
     };
     // The guest computes for milliseconds at a time: a thread of its own keeps the runtime's threads free for I/O.
     let runtime = tokio::runtime::Handle::current();
     let lifter = tokio::task::spawn_blocking(move || runtime.block_on(lifter.run(parcels, batches, stop)));
 
     let ended = write(stream.writer, work, &durable, stream.strict_until, live).await;
+    // Whoever ended first, the others must not wait for a source that has nothing to say.
+    reader_stop.send_replace(true);
     drop(durable);
     let read = reader.await.unwrap_or_else(|_| Err(task_lost("reader")));
     lifter.await.map_err(|_| task_lost("lifter"))?;
