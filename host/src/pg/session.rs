@@ -224,12 +224,27 @@ fn connect_problem(error: &Error, address: &Address, blame: Blame) -> Problem {
     causes.dedup();
     let mut fault = Fault::of(error);
     fault.text = causes.join(": ");
-    let tls = fault.text.contains("TLS");
-    let problem = fault.into_problem(blame, &doing);
-    match tls {
-        true => problem.remedy("check the server's certificate, its name, and the root certificate in the url"),
-        false => problem.remedy(format!("check that a PostgreSQL server listens on {place}")),
+    // Row 53: a certificate does not become good by waiting. A connection that was lost in between may.
+    if fault.text.contains("TLS") && !causes_lost(error) {
+        return Problem::refuse(blame, "TLS_FAILED", format!("could not {doing}: {}", fault.text))
+            .remedy("check the server's certificate, its name, and the root certificate in the url");
     }
+    fault.into_problem(blame, &doing).remedy(format!("check that a PostgreSQL server listens on {place}"))
+}
+
+/// Whether the system below says that the connection broke, and not TLS that it must not go on.
+fn causes_lost(error: &Error) -> bool {
+    use std::io::ErrorKind;
+    let lost =
+        [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset, ErrorKind::ConnectionAborted, ErrorKind::BrokenPipe];
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if cause.downcast_ref::<std::io::Error>().is_some_and(|system| lost.contains(&system.kind())) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
 }
 
 /// One row of a result, as text.

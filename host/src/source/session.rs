@@ -140,8 +140,11 @@ impl ReplicationSession {
             quote_name(slot),
             quote_text(&quote_name(publication)),
         );
+        let patience =
+            self.query("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'").await?;
+        let patience_ms = patience.first().and_then(|row| row.first().cloned().flatten()?.parse().ok()).unwrap_or(0);
         self.wire.start_copy(&command).await?;
-        Ok(ReplicationStream::new(self.wire, from))
+        Ok(ReplicationStream::new(self.wire, from, Duration::from_millis(patience_ms)))
     }
 }
 

@@ -13,7 +13,8 @@ use crate::problem::{Blame, Outcome, Problem};
 
 use super::wire::{Wire, raw_problem, split_frame};
 
-/// Feedback goes out at least this often, also while nothing can be taken (pitfalls 68 and 69).
+/// Feedback goes out at least this often, also while nothing can be taken (pitfalls 68 and 69); oftener if the source
+/// has less patience.
 const FEEDBACK_EVERY: Duration = Duration::from_secs(5);
 /// And at most this often because of a new durable position.
 const FEEDBACK_SPACING: Duration = Duration::from_millis(200);
@@ -49,6 +50,7 @@ pub struct ReplicationStream {
     durable: Lsn,
     reported: Lsn,
     feedback_at: Instant,
+    feedback_every: Duration,
     reply_due: bool,
     nap: bool,
     last_read_was_short: bool,
@@ -56,13 +58,16 @@ pub struct ReplicationStream {
 }
 
 impl ReplicationStream {
-    pub(super) fn new(wire: Wire, from: Lsn) -> Self {
+    /// A stream from a source that gives up a reader after `patience` without a word; zero is never.
+    pub(super) fn new(wire: Wire, from: Lsn, patience: Duration) -> Self {
+        let third = if patience.is_zero() { FEEDBACK_EVERY } else { patience / 3 };
         // The first feedback asks for an answer: an idle source says at once how far it is.
         ReplicationStream {
             wire,
             durable: from,
             reported: Lsn::ZERO,
             feedback_at: Instant::now(),
+            feedback_every: FEEDBACK_EVERY.min(third),
             reply_due: true,
             nap: false,
             last_read_was_short: true,
@@ -177,7 +182,7 @@ impl ReplicationStream {
         self.wire.queue_copy_data(&status)?;
         self.reported = self.durable;
         self.reply_due = false;
-        self.feedback_at = Instant::now() + FEEDBACK_EVERY;
+        self.feedback_at = Instant::now() + self.feedback_every;
         Ok(())
     }
 

@@ -25,6 +25,8 @@ use crate::problem::{Blame, Outcome, Problem};
 const FRAME_BYTES_MAX: usize = 1 << 30;
 /// How much one read of the socket may bring, bytes.
 const READ_BYTES: usize = 256 << 10;
+/// Room for less than this is not worth a read of its own.
+const READ_BYTES_LEAST: usize = 16 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -306,7 +308,10 @@ impl Wire {
     /// Reads once. How many bytes came. May be dropped anywhere.
     pub(super) async fn read_more(&mut self) -> Outcome<usize> {
         let missing = frame_length(&self.received)?.map_or(0, |length| length.saturating_sub(self.received.len()));
-        self.received.reserve(missing.clamp(READ_BYTES, 64 << 20));
+        // What was taken out keeps its whole buffer alive: one that has room left is filled first.
+        if self.received.capacity() - self.received.len() < missing.max(READ_BYTES_LEAST) {
+            self.received.reserve(missing.clamp(READ_BYTES, 64 << 20));
+        }
         match self.transport.read_buf(&mut self.received).await.map_err(|error| lost(&error))? {
             0 => Err(lost(&io::ErrorKind::UnexpectedEof.into())),
             count => Ok(count),
