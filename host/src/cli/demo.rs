@@ -1,4 +1,4 @@
-//! `falkirk demo`.
+//! `falkirk demo`: the whole story, told with figures.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;

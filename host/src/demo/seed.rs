@@ -28,6 +28,11 @@ pub const LAST_NAMES: &[&str] =
 
 /// The statements, each with the table that it fills.
 pub fn statements() -> Vec<(&'static str, String)> {
+    [goods(), traffic()].concat()
+}
+
+/// Whom and what the shop knows, and who has ordered what.
+fn goods() -> Vec<(&'static str, String)> {
     let list = |names: &[&str]| format!("(ARRAY['{}'])", names.join("','"));
     let (first, last) = (list(FIRST_NAMES), list(LAST_NAMES));
     vec![
@@ -71,6 +76,12 @@ pub fn statements() -> Vec<(&'static str, String)> {
                  FROM generate_series(1, {ORDERS}) n, generate_series(1, 1 + n % 2) line"
             ),
         ),
+    ]
+}
+
+/// What comes and goes.
+fn traffic() -> Vec<(&'static str, String)> {
+    vec![
         (
             "user_session",
             format!(
