@@ -28,6 +28,12 @@ pub const LAST_NAMES: &[&str] =
 
 /// The statements, each with the table that it fills.
 pub fn statements() -> Vec<(&'static str, String)> {
+    let mut all = people_and_goods();
+    all.extend(what_they_left());
+    all
+}
+
+fn people_and_goods() -> Vec<(&'static str, String)> {
     let list = |names: &[&str]| format!("(ARRAY['{}'])", names.join("','"));
     let (first, last) = (list(FIRST_NAMES), list(LAST_NAMES));
     vec![
@@ -71,6 +77,11 @@ pub fn statements() -> Vec<(&'static str, String)> {
                  FROM generate_series(1, {ORDERS}) n, generate_series(1, 1 + n % 2) line"
             ),
         ),
+    ]
+}
+
+fn what_they_left() -> Vec<(&'static str, String)> {
+    vec![
         (
             "user_session",
             format!(
