@@ -207,14 +207,14 @@ impl<'r> Run<'r> {
         let columns: Vec<&str> = source.columns.iter().map(|column| column.name.as_str()).collect();
         let mut blocks = from.read(&range_query(&source.name, &columns, &[], None, None)).await?;
         while let Some(block) = blocks.next().await? {
-            self.expect_rows(index, &block, answers).map_err(|problem| problem.table(&source.name))?;
+            self.lift(index, &block, answers).map_err(|problem| problem.table(&source.name))?;
             self.flush_full().await?;
         }
         Ok(())
     }
 
     /// What a block of source rows lets expect in the target.
-    fn expect_rows(&mut self, index: usize, block: &Bytes, answers: &mut Answers<'_>) -> Outcome<()> {
+    fn lift(&mut self, index: usize, block: &Bytes, answers: &mut Answers<'_>) -> Outcome<()> {
         let source = &self.plan.sources[index];
         let images = parse_rows(block, source.columns.len())?;
         let asked = source.rule.outputs.iter().any(crate::plan::Output::needs_guest);

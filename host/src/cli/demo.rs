@@ -1,4 +1,5 @@
-//! `falkirk demo`: the whole story, told with figures.
+//! `falkirk demo`: tells the story on standard error and prints its figures on standard output, so that a pipe gets
+//! figures only.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;

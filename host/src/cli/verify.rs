@@ -1,4 +1,4 @@
-//! `falkirk verify`.
+//! `falkirk verify`: exit code 1 if anything differs. It never prints a row's value; keys only with `--values`.
 
 use std::process::ExitCode;
 

@@ -28,11 +28,12 @@ pub const LAST_NAMES: &[&str] =
 
 /// The statements, each with the table that it fills.
 pub fn statements() -> Vec<(&'static str, String)> {
-    [goods(), traffic()].concat()
+    let mut all = people_and_goods();
+    all.extend(what_they_left());
+    all
 }
 
-/// Whom and what the shop knows, and who has ordered what.
-fn goods() -> Vec<(&'static str, String)> {
+fn people_and_goods() -> Vec<(&'static str, String)> {
     let list = |names: &[&str]| format!("(ARRAY['{}'])", names.join("','"));
     let (first, last) = (list(FIRST_NAMES), list(LAST_NAMES));
     vec![
@@ -79,8 +80,7 @@ fn goods() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// What comes and goes.
-fn traffic() -> Vec<(&'static str, String)> {
+fn what_they_left() -> Vec<(&'static str, String)> {
     vec![
         (
             "user_session",
