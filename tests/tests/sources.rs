@@ -47,7 +47,8 @@ fn refused_and_mended(stage: &Stage, code: &str, side: &str) {
             .filter_map(|word| step.find(word))
             .min()
             .expect("SQL is printed");
-        let end = step[start..].find(';').expect("SQL ends with a semicolon") + start;
+        let end = ["; or ", "; until "].iter().find_map(|word| step.find(word)).or(step.rfind(';'));
+        let end = end.expect("SQL ends with a semicolon");
         side.admin(&step[start..=end]);
     }
     stage.falkirk(&["check"]).expect(0).says("ready");
@@ -296,7 +297,8 @@ fn pitfall_55_a_parent_that_is_made_anew_under_its_children_arrives_where_the_ta
 
 #[test]
 fn pitfall_6_a_key_that_the_replica_identity_does_not_send_is_refused_with_the_sql() {
-    let schema = "CREATE TABLE t (id int PRIMARY KEY, code int NOT NULL, v text); CREATE UNIQUE INDEX t_code ON t (code);";
+    let schema =
+        "CREATE TABLE t (id int PRIMARY KEY, code int NOT NULL, v text); CREATE UNIQUE INDEX t_code ON t (code);";
     let blue_schema = format!("{schema} ALTER TABLE t REPLICA IDENTITY USING INDEX t_code");
     let stage = stage("identity_index", &blue_schema, schema, "INSERT INTO t VALUES (1, 10, 'a'), (2, 20, 'b')");
     refused_and_mended(&stage, "NEEDS_FULL_IDENTITY", "blue");
@@ -407,7 +409,8 @@ fn pitfall_57_row_level_security_of_the_source_is_refused_with_the_sql() {
 #[test]
 fn pitfall_57_row_level_security_of_the_target_is_refused_with_the_sql() {
     let schema = "CREATE TABLE t (id int PRIMARY KEY, v text)";
-    let hidden = format!("{schema}; ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY visible ON t USING (id > 5)");
+    let hidden =
+        format!("{schema}; ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY visible ON t USING (id > 5)");
     let stage = stage("rls_target", schema, &hidden, "INSERT INTO t VALUES (1, 'a'), (6, 'b')");
     refused_and_mended(&stage, "ROW_SECURITY", "green");
     follow(&stage);
