@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::names::TableName;
 
 /// Everything the host needs to know of one database, read in one snapshot.
@@ -89,7 +91,7 @@ pub struct Rights {
 }
 
 /// Whether a column is an identity column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Identity {
     /// It is not.
     No,
@@ -100,7 +102,7 @@ pub enum Identity {
 }
 
 /// One column.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Column {
     /// The name.
     pub name: String,
@@ -135,7 +137,7 @@ pub struct Column {
 }
 
 /// A unique index or constraint.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Unique {
     /// The index's name.
     pub name: String,
@@ -169,7 +171,38 @@ pub struct ForeignKey {
     pub on_update: char,
 }
 
+/// What the rows of a source table look like: kept by a link that has started, since the rows that wait in the log look
+/// like it whatever has become of the table since.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Shape {
+    columns: Vec<Column>,
+    primary_key: Vec<usize>,
+    identity_key: Vec<usize>,
+    uniques: Vec<Unique>,
+}
+
 impl Table {
+    /// The shape of its rows.
+    pub fn shape(&self) -> Shape {
+        Shape {
+            columns: self.columns.clone(),
+            primary_key: self.primary_key.clone(),
+            identity_key: self.identity_key.clone(),
+            uniques: self.uniques.clone(),
+        }
+    }
+
+    /// Gives the table an earlier shape back. Its replica identity stays the one of today, which may be wider.
+    pub fn restore(&mut self, shape: &Shape) {
+        let names = self.identity_key.iter().map(|column| &self.columns[*column].name);
+        let known = |name: &String| shape.columns.iter().position(|column| column.name == *name);
+        let identity_key = names.map(known).collect::<Option<Vec<usize>>>();
+        self.identity_key = identity_key.unwrap_or_else(|| shape.identity_key.clone());
+        self.columns.clone_from(&shape.columns);
+        self.primary_key.clone_from(&shape.primary_key);
+        self.uniques.clone_from(&shape.uniques);
+    }
+
     /// Position of a column by name.
     pub fn column(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column.name == name)

@@ -47,7 +47,8 @@ fn refused_and_mended(stage: &Stage, code: &str, side: &str) {
             .filter_map(|word| step.find(word))
             .min()
             .expect("SQL is printed");
-        let end = step[start..].find(';').expect("SQL ends with a semicolon") + start;
+        let end = ["; or ", "; until "].iter().find_map(|word| step.find(word)).or(step.rfind(';'));
+        let end = end.expect("SQL ends with a semicolon");
         side.admin(&step[start..=end]);
     }
     stage.falkirk(&["check"]).expect(0).says("ready");

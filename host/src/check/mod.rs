@@ -7,7 +7,7 @@ mod tables;
 
 use std::sync::Arc;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Shape};
 use crate::config::Settings;
 use crate::manifest::{Manifest, Rule};
 use crate::names::TableName;
@@ -47,15 +47,19 @@ pub struct Given<'a> {
     pub source: &'a Session,
     /// The target.
     pub target: &'a Session,
-    /// The tables that the link has streamed so far; `None` before its first start. A table that came later is not
-    /// streamed: its rows were never copied.
-    pub started_with: Option<&'a [TableName]>,
+    /// The tables that the link has streamed so far, and what they looked like when it started; `None` before its first
+    /// start. A table that came later is not streamed: its rows were never copied.
+    pub started_with: Option<&'a [(TableName, Shape)]>,
 }
 
 /// Looks at everything. An error only where looking itself failed.
 pub async fn preflight(given: &Given<'_>) -> Result<Findings, Problem> {
     let (source_facts, target_facts) = (facts::facts(given.source).await?, facts::facts(given.target).await?);
-    let (source, target) = (catalog::read(given.source).await?, catalog::read(given.target).await?);
+    let (mut source, target) = (catalog::read(given.source).await?, catalog::read(given.target).await?);
+    // L12: a change of columns must be met where the stream shows it, and the rows before it have the old ones.
+    for (name, shape) in given.started_with.unwrap_or_default() {
+        source.tables.entry(name.clone()).and_modify(|table| table.restore(shape));
+    }
     let mut findings = Findings {
         problems: Vec::new(),
         warnings: given.settings.warnings.clone(),
@@ -107,7 +111,7 @@ fn bind_plan(given: &Given<'_>, rules: &[Rule], findings: &mut Findings) -> (Arc
     let settings = given.settings;
     let include: Vec<TableName> = match given.started_with {
         None => settings.include.clone(),
-        Some(tables) => tables.to_vec(),
+        Some(tables) => tables.iter().map(|(name, _)| name.clone()).collect(),
     };
     let (plan, mut problems) = bind::bind_what_fits(&Binding {
         rules,

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::apply::checkpoint::{self, Phase};
 use crate::apply::writer::Writer;
 use crate::apply::{LinkIdentity, chunk};
+use crate::catalog::Shape;
 use crate::check::{self, Findings, Given};
 use crate::config::Settings;
 use crate::copy::catch_up::FinishedChunks;
@@ -61,13 +62,14 @@ struct Open<'a> {
     /// Holds the link for as long as it lives.
     _hold: Session,
     plan: Arc<Plan>,
+    shapes: setup::Known,
     identity: LinkIdentity,
     live: &'a watch::Sender<Live>,
 }
 
 /// The tables that a link has streamed so far; `None` before its first start.
-pub async fn started_with(target: &Session, migration: &str) -> Result<Option<Vec<TableName>>, Problem> {
-    Ok(setup::known(target, migration).await?.map(|known| known.tables()))
+pub async fn started_with(target: &Session, migration: &str) -> Result<Option<Vec<(TableName, Shape)>>, Problem> {
+    setup::known(target, migration).await
 }
 
 /// Runs one life.
@@ -82,22 +84,27 @@ pub async fn run(
     let source = Session::connect_blaming(&settings.source().address, Blame::Source, "check").await.map_err(one)?;
     let target = Session::connect_blaming(&settings.target().address, Blame::Target, "apply").await.map_err(one)?;
     let known = setup::known(&target, &settings.name).await.map_err(one)?;
-    let started_with = known.as_ref().map(|known| known.tables());
     let given = Given {
         settings,
         artifact: context.artifact.as_deref(),
         source: &source,
         target: &target,
-        started_with: started_with.as_deref(),
+        started_with: known.as_deref(),
     };
     let findings = check::preflight(&given).await.map_err(one)?;
-    let Findings { problems, warnings, plan, .. } = findings;
+    let Findings { problems, warnings, plan, source: catalog, .. } = findings;
     let Some(plan) = plan.filter(|_| problems.is_empty()) else { return Err(problems) };
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    let plan = setup::with_known_shapes(plan, known.as_ref());
+    let shape = |source: &Source| Some((source.name.clone(), catalog.tables.get(&source.name)?.shape()));
+    let shapes = plan.sources.iter().filter_map(shape).collect();
     let (hold, identity) = setup::hold(context, &source, &target).await.map_err(one)?;
+<<<<<<< HEAD
     let open = Open { context, target, _hold: hold, plan, identity, live };
     open.go(&source, orders, stop).await.map_err(|problem| one(open.with_artifact(problem)))
+=======
+    let open = Open { context, target, _hold: hold, plan, shapes, identity, live };
+    open.go(&source, orders, stop).await.map_err(one)
+>>>>>>> hh
 }
 
 fn one(problem: Problem) -> Problems {
@@ -152,7 +159,7 @@ impl Open<'_> {
         let mut session = ReplicationSession::connect(&settings.source().address, "slot").await?;
         let snapshot = setup::slot(settings, source, &mut session).await?;
         copy::plan_chunks(&self.copy_of(&snapshot)).await?;
-        setup::save_shapes(&self.target, &self.identity, &self.plan).await?;
+        setup::save_shapes(&self.target, &self.identity, &self.shapes).await?;
         let (client, identity) = (self.target.client(), &self.identity);
         checkpoint::adopt_slot(client, &identity.migration, identity.link, identity.epoch, snapshot.consistent_point)
             .await?;

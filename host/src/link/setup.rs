@@ -3,11 +3,11 @@
 //! Publication before slot, checkpoint row before both (pitfalls 16, 61): a crash between any two of them leaves a link
 //! that is still `preparing`, whose slot nobody has read and which is made anew.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::apply::checkpoint::{self, SourceIdentity};
 use crate::apply::{LinkIdentity, schema};
+use crate::catalog::Shape;
 use crate::check::publication::create_sql;
 use crate::config::Settings;
 use crate::lsn::Lsn;
@@ -15,7 +15,7 @@ use crate::marker::Link;
 use crate::names::{TableName, quote_text};
 use crate::pg::facts;
 use crate::pg::session::Session;
-use crate::plan::{Plan, SourceColumn};
+use crate::plan::Plan;
 use crate::problem::{Blame, Outcome, Problem};
 use crate::source::session::{ReplicationSession, SlotSnapshot};
 
@@ -25,13 +25,7 @@ use super::Context;
 const HOLD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The shapes of the tables that the link has streamed so far.
-pub(super) struct Known(Vec<(TableName, Vec<SourceColumn>)>);
-
-impl Known {
-    pub(super) fn tables(&self) -> Vec<TableName> {
-        self.0.iter().map(|(name, _)| name.clone()).collect()
-    }
-}
+pub(super) type Known = Vec<(TableName, Shape)>;
 
 pub(super) fn vanished() -> Problem {
     Problem::refuse(Blame::Target, "CHECKPOINT_MISSING", "the link's checkpoint is gone from the target")
@@ -54,36 +48,17 @@ pub(super) async fn known(target: &Session, migration: &str) -> Outcome<Option<K
         return Ok(None);
     }
     let shapes = checkpoint::load_shapes(target.client(), migration, Link::Forward).await?;
-    let read = |(name, columns)| match serde_json::from_value(columns) {
-        Ok(columns) => Ok((name, columns)),
+    let read = |(name, shape)| match serde_json::from_value(shape) {
+        Ok(shape) => Ok((name, shape)),
         Err(_) => Err(Problem::refuse(Blame::Target, "SHAPE_UNREADABLE", "a row of falkirk.shape is not readable")),
     };
-    Ok(Some(Known(shapes.into_iter().map(read).collect::<Outcome<_>>()?)))
+    Ok(Some(shapes.into_iter().map(read).collect::<Outcome<_>>()?))
 }
 
-/// L12: the shape that the link goes on with is the one it knew, not the catalog's of today: a change of columns must
-/// be met where the stream shows it, also after a restart.
-pub(super) fn with_known_shapes(plan: Arc<Plan>, known: Option<&Known>) -> Arc<Plan> {
-    let Some(Known(shapes)) = known else { return plan };
-    let differs = |(name, columns): &(TableName, Vec<SourceColumn>)| {
-        plan.by_name.get(name).is_some_and(|source| plan.sources[*source].columns != *columns)
-    };
-    if !shapes.iter().any(differs) {
-        return plan;
-    }
-    let mut plan = Plan::clone(&plan);
-    for (name, columns) in shapes {
-        if let Some(source) = plan.by_name.get(name).copied() {
-            plan.sources[source].columns.clone_from(columns);
-        }
-    }
-    Arc::new(plan)
-}
-
-pub(super) async fn save_shapes(target: &Session, identity: &LinkIdentity, plan: &Plan) -> Outcome<()> {
-    for source in &plan.sources {
-        let columns = serde_json::to_value(&source.columns).unwrap_or_default();
-        checkpoint::save_shape(target.client(), &identity.migration, identity.link, &source.name, &columns).await?;
+pub(super) async fn save_shapes(target: &Session, identity: &LinkIdentity, shapes: &Known) -> Outcome<()> {
+    for (name, shape) in shapes {
+        let shape = serde_json::to_value(shape).unwrap_or_default();
+        checkpoint::save_shape(target.client(), &identity.migration, identity.link, name, &shape).await?;
     }
     Ok(())
 }
