@@ -27,6 +27,15 @@ fn cluster() -> MutexGuard<'static, Cluster> {
     CLUSTER.get_or_init(start).lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn superuser_url(database: &str) -> String {
+    cluster().superuser_url(database)
+}
+
+/// The address for the role of a test, which is named like its database.
+fn url(name: &str, password: &str) -> String {
+    cluster().url(name, password, name)
+}
+
 fn run<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime can be started");
     runtime.block_on(async { tokio::time::timeout(PATIENCE * 4, test).await.expect("the test ends in time") })
@@ -46,7 +55,7 @@ async fn connect(url: &str) -> Client {
 
 impl Ground {
     async fn new(name: &'static str, schema: &str) -> Ground {
-        let (maintenance, url) = (cluster().superuser_url("postgres"), cluster().superuser_url(name));
+        let (maintenance, url) = (superuser_url("postgres"), superuser_url(name));
         let server = connect(&maintenance).await;
         let role = format!("CREATE ROLE {name} LOGIN REPLICATION PASSWORD 'a secret'");
         server.batch_execute(&role).await.expect("a role can be made");
@@ -66,7 +75,7 @@ impl Ground {
     }
 
     fn address(&self) -> Address {
-        Address::parse(&cluster().url(self.name, "a secret", self.name)).expect("the address is valid")
+        Address::parse(&url(self.name, "a secret")).expect("the address is valid")
     }
 
     async fn session(&self) -> ReplicationSession {
@@ -169,7 +178,7 @@ fn l5_a_slots_snapshot_holds_exactly_what_the_stream_does_not_repeat() {
         ground.sql("INSERT INTO t VALUES (3)").await;
         // Two sessions of the reading role enter it while it is held.
         for _ in 0..2 {
-            let reader = connect(&cluster().url("snapshot", "a secret", "snapshot")).await;
+            let reader = connect(&url("snapshot", "a secret")).await;
             let copy = CopyOut::enter(&reader, &snapshot.snapshot).await.expect("the snapshot can be entered");
             let mut blocks = copy.read("SELECT id FROM t ORDER BY id").await.expect("it can be read");
             assert_eq!(blocks.next().await.expect("rows arrive").as_deref(), Some(&b"1\n2\n"[..]));
@@ -183,7 +192,7 @@ fn l5_a_slots_snapshot_holds_exactly_what_the_stream_does_not_repeat() {
         let [Event::Insert(row)] = found.as_slice() else { panic!("{found:?}") };
         assert_eq!(texts(row), [Some("3".to_owned())]);
         drop(stream);
-        let reader = connect(&cluster().superuser_url("snapshot")).await;
+        let reader = connect(&superuser_url("snapshot")).await;
         let gone = CopyOut::enter(&reader, &snapshot.snapshot).await;
         assert!(gone.is_err(), "a snapshot lives as long as its transaction");
     });
@@ -272,7 +281,7 @@ fn row_52_scram_proves_the_password_and_a_wrong_one_is_refused_without_being_sho
         let ground = Ground::new("scram", "CREATE TABLE t (id int PRIMARY KEY);").await;
         let mut session = ground.session().await;
         assert_eq!(session.identify().await.expect("it answers").database, "scram");
-        let wrong = Address::parse(&cluster().url("scram", "a guess", "scram")).expect("the address is valid");
+        let wrong = Address::parse(&url("scram", "a guess")).expect("the address is valid");
         let refusal = ReplicationSession::connect(&wrong, "test").await.err().expect("the password is wrong");
         assert_eq!(refusal.code(), "PERMISSION_DENIED");
         assert!(!refusal.to_string().contains("guess"), "{refusal}");
@@ -444,7 +453,7 @@ fn l5_whatever_text_the_server_copies_out_is_read_back_as_it_was() {
         ground.admin.execute(insert, &[&columns[0], &columns[1], &columns[2]]).await.expect("rows can be made");
         let mut session = ground.session().await;
         let snapshot = session.create_slot("copied", true).await.expect("a slot is made");
-        let reader = connect(&cluster().url("copied", "a secret", "copied")).await;
+        let reader = connect(&url("copied", "a secret")).await;
         let copy = CopyOut::enter(&reader, &snapshot.snapshot).await.expect("the snapshot can be entered");
         for (query, width) in [("SELECT a, b, c FROM t ORDER BY id", 3), ("SELECT a FROM t ORDER BY id", 1)] {
             let mut blocks = copy.read(query).await.expect("it can be read");
