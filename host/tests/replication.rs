@@ -243,11 +243,9 @@ fn pitfalls_7_to_10_every_kind_of_event_says_what_it_is() {
             matches!(&found[3], Event::Delete(Before::Key(old)) if old.text(0) == Some(b"2") && old.text(2).is_none())
         );
         let Event::Update { before: Before::Full(old), after } = &found[5] else { panic!("{:?}", found[5]) };
-        assert_eq!(
-            (old.text(1).map(<[u8]>::len), after.cell(1), after.text(2)),
-            (Some(5000), Cell::Unchanged, Some(&b"2"[..]))
-        );
-        assert_eq!(after.clone().filled_from(old).text(1).map(<[u8]>::len), Some(5000));
+        // The server left the big value out; the decoder has taken it from the old row.
+        assert_eq!((old.text(1), after.text(1), after.text(2)), (after.text(1), old.text(1), Some(&b"2"[..])));
+        assert_eq!(after.text(1).map(<[u8]>::len), Some(5000));
         assert!(matches!(&found[6], Event::Delete(Before::Full(old)) if old.text(2) == Some(b"2")));
         assert!(matches!(&found[7], Event::Truncate { relations, .. } if relations.len() == 2));
         stream.finish().await.expect("the stream ends");

@@ -240,7 +240,13 @@ impl Assembler {
 
     /// Hands on what is complete; if nothing is complete and the batch is full, a part of the open transaction.
     pub fn cut(&mut self) -> Option<Collected> {
-        if let Some((complete, _)) = self.commits.last().copied() {
+        // Strictly means one source transaction in one target transaction: a fault must not take the ones before it
+        // back (L3), however many of them one read of the socket brought.
+        let last = if self.one_by_one { self.commits.first() } else { self.commits.last() };
+        if let Some((complete, _)) = last.copied() {
+            let count = if self.one_by_one { 1 } else { self.commits.len() };
+            let mut later = self.commits.split_off(count);
+            later.iter_mut().for_each(|(end, _)| *end -= complete);
             let rest = self.changes.split_off(complete);
             let changes = std::mem::replace(&mut self.changes, rest);
             if let Some(open) = &mut self.open {
@@ -248,7 +254,8 @@ impl Assembler {
             }
             self.bytes = self.changes.iter().map(|placed| placed.change.weight_bytes()).sum();
             let opens = !std::mem::take(&mut self.parted_before);
-            return Some(Collected { changes, opens, commits: std::mem::take(&mut self.commits), open_at: Lsn::ZERO });
+            let commits = std::mem::replace(&mut self.commits, later);
+            return Some(Collected { changes, opens, commits, open_at: Lsn::ZERO });
         }
         let full = self.full();
         let open = self.open.as_mut().filter(|_| full)?;
