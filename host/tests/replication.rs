@@ -27,9 +27,19 @@ fn cluster() -> MutexGuard<'static, Cluster> {
     CLUSTER.get_or_init(start).lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+<<<<<<< HEAD
 /// Asks the server for something and lets go of it again.
 fn here<T>(ask: impl FnOnce(&Cluster) -> T) -> T {
     ask(&cluster())
+=======
+fn superuser_url(database: &str) -> String {
+    cluster().superuser_url(database)
+}
+
+/// The address for the role of a test, which is named like its database.
+fn url(name: &str, password: &str) -> String {
+    cluster().url(name, password, name)
+>>>>>>> hi
 }
 
 fn run<T>(test: impl Future<Output = T>) -> T {
@@ -51,7 +61,7 @@ async fn connect(url: &str) -> Client {
 
 impl Ground {
     async fn new(name: &'static str, schema: &str) -> Ground {
-        let (maintenance, url) = (cluster().superuser_url("postgres"), cluster().superuser_url(name));
+        let (maintenance, url) = (superuser_url("postgres"), superuser_url(name));
         let server = connect(&maintenance).await;
         let role = format!("CREATE ROLE {name} LOGIN REPLICATION PASSWORD 'a secret'");
         server.batch_execute(&role).await.expect("a role can be made");
@@ -71,7 +81,7 @@ impl Ground {
     }
 
     fn address(&self) -> Address {
-        Address::parse(&cluster().url(self.name, "a secret", self.name)).expect("the address is valid")
+        Address::parse(&url(self.name, "a secret")).expect("the address is valid")
     }
 
     async fn session(&self) -> ReplicationSession {
@@ -174,7 +184,11 @@ fn l5_a_slots_snapshot_holds_exactly_what_the_stream_does_not_repeat() {
         ground.sql("INSERT INTO t VALUES (3)").await;
         // Two sessions of the reading role enter it while it is held.
         for _ in 0..2 {
+<<<<<<< HEAD
             let reader = connect(&here(|cluster| cluster.url("snapshot", "a secret", "snapshot"))).await;
+=======
+            let reader = connect(&url("snapshot", "a secret")).await;
+>>>>>>> hi
             let copy = CopyOut::enter(&reader, &snapshot.snapshot).await.expect("the snapshot can be entered");
             let mut blocks = copy.read("SELECT id FROM t ORDER BY id").await.expect("it can be read");
             assert_eq!(blocks.next().await.expect("rows arrive").as_deref(), Some(&b"1\n2\n"[..]));
@@ -188,7 +202,11 @@ fn l5_a_slots_snapshot_holds_exactly_what_the_stream_does_not_repeat() {
         let [Event::Insert(row)] = found.as_slice() else { panic!("{found:?}") };
         assert_eq!(texts(row), [Some("3".to_owned())]);
         drop(stream);
+<<<<<<< HEAD
         let reader = connect(&here(|cluster| cluster.superuser_url("snapshot"))).await;
+=======
+        let reader = connect(&superuser_url("snapshot")).await;
+>>>>>>> hi
         let gone = CopyOut::enter(&reader, &snapshot.snapshot).await;
         assert!(gone.is_err(), "a snapshot lives as long as its transaction");
     });
@@ -239,11 +257,9 @@ fn pitfalls_7_to_10_every_kind_of_event_says_what_it_is() {
             matches!(&found[3], Event::Delete(Before::Key(old)) if old.text(0) == Some(b"2") && old.text(2).is_none())
         );
         let Event::Update { before: Before::Full(old), after } = &found[5] else { panic!("{:?}", found[5]) };
-        assert_eq!(
-            (old.text(1).map(<[u8]>::len), after.cell(1), after.text(2)),
-            (Some(5000), Cell::Unchanged, Some(&b"2"[..]))
-        );
-        assert_eq!(after.clone().filled_from(old).text(1).map(<[u8]>::len), Some(5000));
+        // The server left the big value out; the decoder has taken it from the old row.
+        assert_eq!((old.text(1), after.text(1), after.text(2)), (after.text(1), old.text(1), Some(&b"2"[..])));
+        assert_eq!(after.text(1).map(<[u8]>::len), Some(5000));
         assert!(matches!(&found[6], Event::Delete(Before::Full(old)) if old.text(2) == Some(b"2")));
         assert!(matches!(&found[7], Event::Truncate { relations, .. } if relations.len() == 2));
         stream.finish().await.expect("the stream ends");
@@ -277,7 +293,7 @@ fn row_52_scram_proves_the_password_and_a_wrong_one_is_refused_without_being_sho
         let ground = Ground::new("scram", "CREATE TABLE t (id int PRIMARY KEY);").await;
         let mut session = ground.session().await;
         assert_eq!(session.identify().await.expect("it answers").database, "scram");
-        let wrong = Address::parse(&cluster().url("scram", "a guess", "scram")).expect("the address is valid");
+        let wrong = Address::parse(&url("scram", "a guess")).expect("the address is valid");
         let refusal = ReplicationSession::connect(&wrong, "test").await.err().expect("the password is wrong");
         assert_eq!(refusal.code(), "PERMISSION_DENIED");
         assert!(!refusal.to_string().contains("guess"), "{refusal}");
@@ -448,7 +464,11 @@ fn l5_whatever_text_the_server_copies_out_is_read_back_as_it_was() {
         ground.admin.execute(insert, &[&columns[0], &columns[1], &columns[2]]).await.expect("rows can be made");
         let mut session = ground.session().await;
         let snapshot = session.create_slot("copied", true).await.expect("a slot is made");
+<<<<<<< HEAD
         let reader = connect(&here(|cluster| cluster.url("copied", "a secret", "copied"))).await;
+=======
+        let reader = connect(&url("copied", "a secret")).await;
+>>>>>>> hi
         let copy = CopyOut::enter(&reader, &snapshot.snapshot).await.expect("the snapshot can be entered");
         for (query, width) in [("SELECT a, b, c FROM t ORDER BY id", 3), ("SELECT a FROM t ORDER BY id", 1)] {
             let mut blocks = copy.read(query).await.expect("it can be read");

@@ -6,8 +6,6 @@
 //! a running link. Row 14, a skew of clocks under last-write-wins, does not apply: there is no last-write-wins, so no
 //! clock decides anything.
 
-use std::path::Path;
-
 use falkirk_tests::{SOON, Stage, until};
 
 const TABLES: &str = "
@@ -306,9 +304,7 @@ fn row_16_precompiled_code_is_refused() {
     head[52] = 64;
     head[58] = 64;
     artifact(&stage, "code.wasm", head, "");
-    let finished = stage.falkirk(&["check"]).expect(1).says("code.wasm");
-    assert!(["WASM_PRECOMPILED", "WASM_NOT_COMPONENT"].iter().any(|code| finished.err.contains(code)));
-    untouched(&stage);
+    refused(&stage, "WASM_PRECOMPILED", &["code.wasm"]);
 }
 
 /// A link that copied and streams, whose green is stricter or other than blue, as a person could make it.
@@ -326,7 +322,7 @@ fn stops(stage: &Stage, code: &str, parts: &[&str]) {
     for _ in 0..2 {
         let finished = stage.falkirk(&["run", "--until", "caught-up"]).expect(3).says(code).says("position ");
         let finished = parts.iter().fold(finished, |finished, part| finished.says(part));
-        finished.keeps_quiet_about("4711").keeps_quiet_about("panicked");
+        finished.keeps_quiet_about("471147114").keeps_quiet_about("panicked");
     }
 }
 
@@ -335,10 +331,10 @@ fn row_54_a_unique_value_that_is_there_already_stops_the_link_and_names_the_cons
     let table = "CREATE TABLE a (id int PRIMARY KEY, note text);";
     let green = "CREATE TABLE a (id int PRIMARY KEY, note text CONSTRAINT only_once UNIQUE);";
     let stage = streaming("row_54", table, green);
-    stage.blue.sql("INSERT INTO a VALUES (1, '4711')");
-    stage.blue.sql("INSERT INTO a VALUES (2, '4711'), (3, 'x')");
+    stage.blue.sql("INSERT INTO a VALUES (1, '471147114')");
+    stage.blue.sql("INSERT INTO a VALUES (2, '471147114'), (3, 'x')");
     stops(&stage, "CONFLICT", &["public.a", "only_once"]);
-    assert_eq!(stage.green.lines("SELECT * FROM a"), ["(1,4711)"]);
+    assert_eq!(stage.green.lines("SELECT * FROM a"), ["(1,471147114)"]);
     // Mended in the target, it goes on with nothing lost.
     stage.green.sql("ALTER TABLE a DROP CONSTRAINT only_once");
     stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
@@ -352,7 +348,9 @@ fn row_55_a_row_that_the_target_cannot_take_stops_the_link_with_table_and_rule()
     let green = "CREATE TABLE b (id int PRIMARY KEY);
         CREATE TABLE a (id int PRIMARY KEY, n int CONSTRAINT small CHECK (n < 100), b_id int CONSTRAINT known REFERENCES b);";
     let stage = streaming("row_55", blue, green);
-    for (row, code, constraint) in [("1, 4711, NULL", "CHECK", "small"), ("2, 1, 4711", "FOREIGN_KEY", "known")] {
+    for (row, code, constraint) in
+        [("1, 471147114, NULL", "CHECK", "small"), ("2, 1, 471147114", "FOREIGN_KEY", "known")]
+    {
         stage.blue.sql(&format!("INSERT INTO a VALUES ({row}), (1000 + {row})"));
         stops(&stage, code, &["public.a", constraint]);
         stage.green.sql(&format!("ALTER TABLE a DROP CONSTRAINT {constraint}"));
@@ -384,7 +382,7 @@ fn row_56_a_row_that_is_not_there_stops_the_link_since_somebody_else_writes() {
     stage.blue.sql("INSERT INTO a SELECT n, 'x' FROM generate_series(1, 5) n");
     stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
     stage.green.sql("DELETE FROM a WHERE id = 3");
-    stage.blue.sql("UPDATE a SET note = '4711' WHERE id >= 2");
+    stage.blue.sql("UPDATE a SET note = '471147114' WHERE id >= 2");
     stops(&stage, "ROW", &["public.a"]);
     assert_eq!(stage.green.count("(SELECT FROM a WHERE note = 'x')"), 4);
     stage.green.sql("INSERT INTO a VALUES (3, 'x')");
@@ -485,6 +483,5 @@ fn row_60_deadlocks_and_ended_sessions_are_tried_again_and_nothing_is_lost_or_do
     until("the rest is there", SOON, || is_same(&stage));
     assert!(host.is_running(), "{}", host.err());
     host.terminate().expect(143);
-    assert!(Path::new(stage.folder()).exists());
     stage.falkirk(&["clean"]).expect(0);
 }

@@ -98,13 +98,8 @@ pub async fn run(
     let shape = |source: &Source| Some((source.name.clone(), catalog.tables.get(&source.name)?.shape()));
     let shapes = plan.sources.iter().filter_map(shape).collect();
     let (hold, identity) = setup::hold(context, &source, &target).await.map_err(one)?;
-<<<<<<< HEAD
-    let open = Open { context, target, _hold: hold, plan, identity, live };
-    open.go(&source, orders, stop).await.map_err(|problem| one(open.with_artifact(problem)))
-=======
     let open = Open { context, target, _hold: hold, plan, shapes, identity, live };
-    open.go(&source, orders, stop).await.map_err(one)
->>>>>>> hh
+    open.go(&source, orders, stop).await.map_err(|problem| one(open.with_artifact(problem)))
 }
 
 fn one(problem: Problem) -> Problems {
