@@ -27,11 +27,6 @@ fn cluster() -> MutexGuard<'static, Cluster> {
     CLUSTER.get_or_init(start).lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-<<<<<<< HEAD
-/// Asks the server for something and lets go of it again.
-fn here<T>(ask: impl FnOnce(&Cluster) -> T) -> T {
-    ask(&cluster())
-=======
 fn superuser_url(database: &str) -> String {
     cluster().superuser_url(database)
 }
@@ -39,7 +34,6 @@ fn superuser_url(database: &str) -> String {
 /// The address for the role of a test, which is named like its database.
 fn url(name: &str, password: &str) -> String {
     cluster().url(name, password, name)
->>>>>>> hi
 }
 
 fn run<T>(test: impl Future<Output = T>) -> T {
@@ -184,11 +178,7 @@ fn l5_a_slots_snapshot_holds_exactly_what_the_stream_does_not_repeat() {
         ground.sql("INSERT INTO t VALUES (3)").await;
         // Two sessions of the reading role enter it while it is held.
         for _ in 0..2 {
-<<<<<<< HEAD
-            let reader = connect(&here(|cluster| cluster.url("snapshot", "a secret", "snapshot"))).await;
-=======
             let reader = connect(&url("snapshot", "a secret")).await;
->>>>>>> hi
             let copy = CopyOut::enter(&reader, &snapshot.snapshot).await.expect("the snapshot can be entered");
             let mut blocks = copy.read("SELECT id FROM t ORDER BY id").await.expect("it can be read");
             assert_eq!(blocks.next().await.expect("rows arrive").as_deref(), Some(&b"1\n2\n"[..]));
@@ -202,11 +192,7 @@ fn l5_a_slots_snapshot_holds_exactly_what_the_stream_does_not_repeat() {
         let [Event::Insert(row)] = found.as_slice() else { panic!("{found:?}") };
         assert_eq!(texts(row), [Some("3".to_owned())]);
         drop(stream);
-<<<<<<< HEAD
-        let reader = connect(&here(|cluster| cluster.superuser_url("snapshot"))).await;
-=======
         let reader = connect(&superuser_url("snapshot")).await;
->>>>>>> hi
         let gone = CopyOut::enter(&reader, &snapshot.snapshot).await;
         assert!(gone.is_err(), "a snapshot lives as long as its transaction");
     });
@@ -464,11 +450,7 @@ fn l5_whatever_text_the_server_copies_out_is_read_back_as_it_was() {
         ground.admin.execute(insert, &[&columns[0], &columns[1], &columns[2]]).await.expect("rows can be made");
         let mut session = ground.session().await;
         let snapshot = session.create_slot("copied", true).await.expect("a slot is made");
-<<<<<<< HEAD
-        let reader = connect(&here(|cluster| cluster.url("copied", "a secret", "copied"))).await;
-=======
         let reader = connect(&url("copied", "a secret")).await;
->>>>>>> hi
         let copy = CopyOut::enter(&reader, &snapshot.snapshot).await.expect("the snapshot can be entered");
         for (query, width) in [("SELECT a, b, c FROM t ORDER BY id", 3), ("SELECT a FROM t ORDER BY id", 1)] {
             let mut blocks = copy.read(query).await.expect("it can be read");

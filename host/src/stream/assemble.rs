@@ -240,20 +240,10 @@ impl Assembler {
 
     /// Hands on what is complete; if nothing is complete and the batch is full, a part of the open transaction.
     pub fn cut(&mut self) -> Option<Collected> {
-<<<<<<< HEAD
         // L3: while a change to blame is looked for, what stands before it must be committed before it is tried.
         let whole = if self.one_by_one { self.commits.first() } else { self.commits.last() };
         if let Some((complete, _)) = whole.copied() {
             let handed = if self.one_by_one { 1 } else { self.commits.len() };
-=======
-        // Strictly means one source transaction in one target transaction: a fault must not take the ones before it
-        // back (L3), however many of them one read of the socket brought.
-        let last = if self.one_by_one { self.commits.first() } else { self.commits.last() };
-        if let Some((complete, _)) = last.copied() {
-            let count = if self.one_by_one { 1 } else { self.commits.len() };
-            let mut later = self.commits.split_off(count);
-            later.iter_mut().for_each(|(end, _)| *end -= complete);
->>>>>>> hi
             let rest = self.changes.split_off(complete);
             let changes = std::mem::replace(&mut self.changes, rest);
             let mut later = self.commits.split_off(handed);
@@ -264,10 +254,6 @@ impl Assembler {
             }
             self.bytes = self.changes.iter().map(|placed| placed.change.weight_bytes()).sum();
             let opens = !std::mem::take(&mut self.parted_before);
-<<<<<<< HEAD
-=======
-            let commits = std::mem::replace(&mut self.commits, later);
->>>>>>> hi
             return Some(Collected { changes, opens, commits, open_at: Lsn::ZERO });
         }
         let full = self.full();
