@@ -381,10 +381,14 @@ fn a_hundred_thousand_events_are_the_servers_own_bytes_and_lead_to_the_servers_o
         stream.finish().await.expect("the stream ends");
         let query = "SELECT data FROM pg_logical_slot_peek_binary_changes('oracle_copy', NULL, NULL, 'proto_version', '1', 'publication_names', 'p', 'messages', 'true')";
         let theirs = ground.admin.query(query, &[]).await.expect("the server decodes it as well");
-        assert_eq!(ours.len(), theirs.len());
-        for (at, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
-            assert!(ours[..] == *theirs.get::<_, &[u8]>(0), "frame {at} differs");
-        }
+        // A table is described again whenever the decoding process forgets it, for example after an ANALYZE: how often is
+        // the process's own affair, and the two decode in different ones.
+        let is_event = |frame: &&[u8]| !matches!(frame.first(), Some(b'R' | b'Y'));
+        let our_events: Vec<&[u8]> = ours.iter().map(|frame| &frame[..]).filter(is_event).collect();
+        let their_events: Vec<&[u8]> = theirs.iter().map(|row| row.get(0)).filter(is_event).collect();
+        assert_eq!(our_events.len(), their_events.len());
+        let differs = our_events.iter().zip(&their_events).position(|(ours, theirs)| ours != theirs);
+        assert_eq!(differs, None, "the first event that differs");
         let mut decoder = Decoder::new();
         let mut rows = BTreeMap::new();
         let mut count = 0;
