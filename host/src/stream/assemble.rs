@@ -21,9 +21,9 @@ use crate::problem::{Blame, Outcome, Problem};
 use super::relations::Relations;
 
 /// Changes after which a batch is handed on at the next commit.
-pub const BATCH_CHANGES: usize = 5_000;
+pub const BATCH_CHANGES: usize = 20_000;
 /// Changes of one transaction that are held before a part of it is handed on.
-pub const PART_CHANGES: usize = 20_000;
+pub const PART_CHANGES: usize = 30_000;
 /// Bytes after which a batch, or a part, is handed on.
 pub const BATCH_BYTES: usize = 16 << 20;
 
