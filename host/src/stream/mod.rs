@@ -111,15 +111,13 @@ pub async fn run(stream: Stream<'_>, stop: watch::Receiver<bool>, live: &watch::
         strict_until: stream.strict_until,
         written: from,
         written_at: Instant::now(),
-        reader_stop: reader_stop.clone(),
+        reader_stop,
     };
     // The guest computes for milliseconds at a time: a thread of its own keeps the runtime's threads free for I/O.
     let runtime = tokio::runtime::Handle::current();
     let lifter = tokio::task::spawn_blocking(move || runtime.block_on(lifter.run(parcels, batches, stop)));
 
     let ended = write(stream.writer, work, &durable, stream.strict_until, live).await;
-    // Whoever ended first, the others must not wait for a source that has nothing to say.
-    reader_stop.send_replace(true);
     drop(durable);
     let read = reader.await.unwrap_or_else(|_| Err(task_lost("reader")));
     lifter.await.map_err(|_| task_lost("lifter"))?;
@@ -322,13 +320,12 @@ impl Lifter {
             return Some(Work::End(Ok(End::Reached)));
         }
         if let Some(collected) = self.assembler.cut() {
-            let relations_now = self.lift(collected).await;
-            return Some(relations_now);
+            return Some(self.lift(collected).await);
         }
         if let Some(until) = self.until_snapshot.filter(|until| self.assembler.reached() && self.written < *until) {
             return Some(Work::Batch(self.position_only(until)));
         }
-        if self.idle_due() || (self.told() && self.assembler.idle_position() > Some(self.written)) {
+        if self.idle_due() {
             let position = self.assembler.idle_position()?;
             return Some(Work::Batch(self.position_only(position)));
         }

@@ -48,7 +48,6 @@ pub async fn read(
         }
     }
     drop(queue);
-    tracing::trace!("reader told to stop");
     report_the_rest(stream, durable).await
 }
 
