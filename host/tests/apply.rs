@@ -194,6 +194,8 @@ impl Basin {
             by_name: Default::default(),
             oids: Default::default(),
             left_out: vec![],
+            maps: vec![],
+            mirror: None,
         })
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::catalog::{Catalog, Shape};
 use crate::config::Settings;
-use crate::manifest::{Manifest, Rule};
+use crate::manifest::{Direction, Manifest, Rule};
 use crate::names::TableName;
 use crate::pg::catalog;
 use crate::pg::facts::{self, ServerFacts};
@@ -102,7 +102,6 @@ fn rules<'a>(given: &Given<'a>, problems: &mut Vec<Problem>) -> &'a [Rule] {
             .remedy("name the artifact of this step in `transforms`, or correct schema_version"),
         );
     }
-    problems.extend(bind::unsupported(manifest, artifact.label()));
     &manifest.forward
 }
 
@@ -120,6 +119,7 @@ fn bind_plan(given: &Given<'_>, rules: &[Rule], findings: &mut Findings) -> (Arc
         target: &findings.target,
         include: &include,
         exclude: &settings.exclude,
+        manifest: given.artifact.map(|artifact| (artifact.manifest(), Direction::Forward)),
     });
     if problems.is_empty() && plan.sources.is_empty() {
         problems.push(
