@@ -37,6 +37,8 @@ pub struct Adoption {
     pub source_key: String,
     /// The column with the target's key.
     pub target_key: String,
+    /// The type of the column with the source's key, as SQL without modifier.
+    pub type_sql: String,
 }
 
 /// What the rows of a source table depend on, and who depends on them.
@@ -114,7 +116,7 @@ pub const MIRROR_COLUMNS: [(&str, &str, u32); 7] = [
     ("link", "text", 25),
     ("source_table", "text", 25),
     ("key", "text", 25),
-    ("found_by", "text[]", 1009),
+    ("found_by", "bigint[]", 1016),
     ("mapped", "text", 25),
     ("row", "text", 25),
 ];

@@ -41,11 +41,14 @@ impl<'a> Binder<'a> {
                 );
             }
             let adopts = other.iter().flat_map(|rule| rule.bind.iter().map(move |bind| (rule, bind)));
-            let adopts = adopts.filter(|(_, bind)| bind.map == *name).map(|(rule, bind)| {
-                let (source_key, target_key) =
-                    if forward { (&bind.blue, &bind.green) } else { (&bind.green, &bind.blue) };
-                Adoption { table: rule.table.clone(), source_key: source_key.clone(), target_key: target_key.clone() }
+            let adopts = adopts.filter(|(_, bind)| bind.map == *name).filter_map(|(rule, bind)| {
+                let keys = if forward { (&bind.blue, &bind.green) } else { (&bind.green, &bind.blue) };
+                let table = self.given.target.tables.get(&rule.table)?;
+                let type_sql = table.columns[table.column(keys.0)?].cast_sql.clone();
+                let (source_key, target_key) = (keys.0.clone(), keys.1.clone());
+                Some(Adoption { table: rule.table.clone(), source_key, target_key, type_sql })
             });
+            let adopts = adopts.collect();
             self.maps.push(Map {
                 name: name.clone(),
                 source_is_blue: forward,
@@ -55,7 +58,7 @@ impl<'a> Binder<'a> {
                 column: to.column.clone(),
                 bound_here: rebinds(own, name),
                 rebound: rebinds(own, name) || rebinds(other, name),
-                adopts: adopts.collect(),
+                adopts,
             });
             self.map_columns.push((source, target));
         }
@@ -143,6 +146,17 @@ impl<'a> Binder<'a> {
                 )
                 .table(&frame.table.name)
                 .remedy("copy the bound columns instead of mapping them"),
+            );
+        }
+        if (depends.is_any() || self.is_related(&frame.table.name)) && frame.table.row_key().is_empty() {
+            self.problem(
+                Problem::refuse(
+                    Blame::Source,
+                    "NO_KEY",
+                    "rows that depend on others, or that others depend on, need a key to be told apart by",
+                )
+                .table(&frame.table.name)
+                .remedy(format!("ALTER TABLE {} ADD PRIMARY KEY (...)", frame.table.name.sql())),
             );
         }
         let rebound = depends.mapped.iter().any(|mapped| self.maps[mapped.map].bound_here);
