@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
+use crate::marker::Link;
 use crate::names::TableName;
 
 /// The manifest's format that this host speaks.
@@ -42,6 +43,15 @@ pub struct Manifest {
     /// Rules for green's tables.
     #[serde(default)]
     pub backward: Vec<Rule>,
+}
+
+impl From<Link> for Direction {
+    fn from(link: Link) -> Self {
+        match link {
+            Link::Forward => Direction::Forward,
+            Link::Backward => Direction::Backward,
+        }
+    }
 }
 
 impl Manifest {

@@ -9,7 +9,7 @@ use crate::marker::MigrationId;
 use crate::problem::{Blame, Outcome, Problem};
 
 /// The steps from nothing to the present version; each is run once, in order.
-const STEPS: &[&str] = &[include_str!("schema.sql")];
+const STEPS: &[&str] = &[include_str!("schema.sql"), include_str!("schema_2.sql")];
 
 /// Serializes hosts that start at the same time; any fixed number that nobody else uses.
 const LOCK: i64 = 0x66_616c_6b69_726b;

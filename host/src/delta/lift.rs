@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 
 use crate::change::{Before, Cell, Datum, Event, Image};
-use crate::delta::{Effect, Key, Operation};
+use crate::delta::{Effect, Key, Operation, Whole};
 use crate::plan::{Answer, Columns, Filling, Group, Output, Source, Target};
 
 /// Which images of a change the guest has to be asked about.
@@ -131,6 +131,9 @@ fn ask_update(output: &Output, changed: &Changed<'_>) -> Ask {
 pub struct Lifter {
     column_sets: HashMap<Box<[u16]>, Columns>,
     hashes: RandomState,
+    /// With both links on: the complete rows behind patches and rekeys, by position in the operations of one call. A
+    /// winning change that finds no row inserts it (design, section 3). The guest must have been asked about the new row.
+    pub wholes: Option<HashMap<usize, Whole>>,
 }
 
 /// One row of one output on one side of a change.
@@ -320,9 +323,30 @@ impl Lifter {
             (Some(before), None) => operations.push(self.delete(source, index, before, owners, false)?),
             (Some(before), Some(after)) => {
                 let columns = self.changed_values(output, &targets[output.target], changed, None, after);
+                if self.wholes.is_some() {
+                    let row = one(rows(source, index, changed.after, answers.1)?).unwrap_or(after);
+                    self.keep_whole(source, index, targets, row, operations.len())?;
+                }
                 self.stay(source, index, targets, (before, after), columns, owners, operations)?;
             }
         }
+        Ok(())
+    }
+
+    fn keep_whole(
+        &mut self,
+        source: &Source,
+        index: usize,
+        targets: &[Target],
+        row: Row<'_>,
+        position: usize,
+    ) -> Result<(), LiftError> {
+        let Effect::Insert { columns, values } = self.insert(source, index, targets, row, (0, 0))?.effect else {
+            return Ok(());
+        };
+        self.wholes.iter_mut().for_each(|wholes| {
+            wholes.insert(position, (columns.clone(), values.clone()));
+        });
         Ok(())
     }
 
@@ -370,6 +394,9 @@ impl Lifter {
         }
         for (before, after) in kept {
             let columns = self.changed_values(output, &targets[output.target], changed, Some(before), after);
+            if self.wholes.is_some() {
+                self.keep_whole(source, index, targets, after, operations.len())?;
+            }
             self.stay(source, index, targets, (before, after), columns, owners, operations)?;
         }
         Ok(())

@@ -6,6 +6,7 @@
 //!   change --lift--> operations --fold--> sets (one per table, operation and column set) --> apply
 //! ```
 
+pub mod decide;
 pub mod fold;
 pub mod lift;
 
@@ -14,6 +15,9 @@ use crate::plan::Columns;
 
 /// A target key: values in the order of `Target::key`.
 pub type Key = Box<[Datum]>;
+
+/// A complete row as an insert would write it: columns, ascending, and their values.
+pub type Whole = (Columns, Box<[Datum]>);
 
 /// One effect on one row (or, for truncate, on all rows) of one target table.
 #[derive(Clone, Debug, PartialEq, Eq)]
