@@ -20,13 +20,19 @@ pub struct Cleaned {
 
 /// Removes everything of a migration from both databases. May be repeated.
 pub async fn clean(settings: &Settings) -> Outcome<Cleaned> {
-    let source = Session::connect_blaming(&settings.source().address, Blame::Source, "clean").await?;
-    let target = Session::connect_blaming(&settings.target().address, Blame::Target, "clean").await?;
     let mut cleaned = Cleaned::default();
-    slot(settings, &source, &mut cleaned).await?;
-    publication(settings, &source, &mut cleaned).await?;
-    records(settings, &target, &mut cleaned).await?;
-    identities(&source, &mut cleaned).await?;
+    let links = [settings.origin(), settings.origin().other()];
+    // Slots first: while one is read, a host runs, and nothing may be taken from under it.
+    for settings in links.map(|link| settings.seen_from(link)) {
+        let source = Session::connect_blaming(&settings.source().address, Blame::Source, "clean").await?;
+        slot(&settings, &source, &mut cleaned).await?;
+        publication(&settings, &source, &mut cleaned).await?;
+        identities(&source, &mut cleaned).await?;
+    }
+    for settings in links.map(|link| settings.seen_from(link)) {
+        let target = Session::connect_blaming(&settings.target().address, Blame::Target, "clean").await?;
+        records(&settings, &target, &mut cleaned).await?;
+    }
     Ok(cleaned)
 }
 
@@ -67,7 +73,7 @@ async fn records(settings: &Settings, target: &Session, cleaned: &mut Cleaned) -
     let name = quote_text(&settings.name);
     let deleted = target.touch(&format!("DELETE FROM falkirk.migration WHERE name = {name}")).await?;
     if deleted > 0 {
-        cleaned.removed.push(format!("checkpoint and records of {}", settings.name));
+        cleaned.removed.push(format!("checkpoint and records of {} in {}", settings.name, settings.target_name()));
     }
     let others = target.one("SELECT EXISTS (SELECT FROM falkirk.migration)").await?;
     let own = target
@@ -75,7 +81,7 @@ async fn records(settings: &Settings, target: &Session, cleaned: &mut Cleaned) -
         .await?;
     if !others.flag(0)? && own.flag(0)? {
         target.run("SET client_min_messages = error; DROP SCHEMA falkirk CASCADE").await?;
-        cleaned.removed.push("schema falkirk".to_owned());
+        cleaned.removed.push(format!("schema falkirk of {}", settings.target_name()));
     }
     Ok(())
 }

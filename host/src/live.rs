@@ -1,6 +1,8 @@
 //! What a running link shows of itself: one value, watched by the terminal, the log and the demo. The link writes it
 //! and never reads it back.
 
+use std::collections::BTreeMap;
+
 use crate::lsn::Lsn;
 use crate::names::TableName;
 
@@ -18,6 +20,28 @@ pub enum Stage {
     Waiting,
     /// Finishing what was received.
     Draining,
+    /// Reading without writing: the other link applies.
+    Watching,
+}
+
+/// Changes of a watched source by its own application, which wait for the link to apply.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// The commit position of the first one.
+    pub since: Option<Lsn>,
+    /// Source transactions.
+    pub transactions: u64,
+    /// Changes by table.
+    pub changes: BTreeMap<TableName, u64>,
+}
+
+/// How changes fared that the other side had changed as well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decided {
+    /// Not written, and recorded.
+    pub conflicts: u64,
+    /// Both sides had done the same.
+    pub agreements: u64,
 }
 
 /// How far the copy of one source table is.
@@ -54,4 +78,10 @@ pub struct Live {
     pub restarts: u64,
     /// The last passing fault, as text.
     pub fault: Option<String>,
+    /// What a link that watches has found.
+    pub waiting: Waiting,
+    /// What was decided since the host started.
+    pub decided: Decided,
+    /// The position that was to be reached is reached.
+    pub caught_up: bool,
 }

@@ -12,6 +12,7 @@ use serde_json::Value as Json;
 
 pub use keyed::{Bind, Creates, KeyColumn, Map, Mapped, Matched, OnRemove, Related};
 
+use crate::marker::Link;
 use crate::names::TableName;
 
 /// The manifest's format that this host speaks.
@@ -48,6 +49,15 @@ pub struct Manifest {
     /// Rules for green's tables.
     #[serde(default)]
     pub backward: Vec<Rule>,
+}
+
+impl From<Link> for Direction {
+    fn from(link: Link) -> Self {
+        match link {
+            Link::Forward => Direction::Forward,
+            Link::Backward => Direction::Backward,
+        }
+    }
 }
 
 impl Manifest {

@@ -13,25 +13,27 @@ use crate::names::TableName;
 const REFRESH: Duration = Duration::from_millis(200);
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
-/// Shows until the link has ended.
-pub async fn show(mut live: watch::Receiver<Live>, for_eyes: bool) {
-    let mut bars = for_eyes.then(Bars::new);
+/// Shows links, each under its name, until all of them have ended.
+pub async fn show(links: Vec<(&'static str, watch::Receiver<Live>)>, for_eyes: bool) {
+    let mut bars = for_eyes.then(|| Bars::new(links.len()));
     let every = if for_eyes { REFRESH } else { LINE_EVERY };
-    let mut last = String::new();
+    let named = links.len() > 1;
+    let mut last = vec![String::new(); links.len()];
     loop {
         let ended = tokio::select! {
             () = tokio::time::sleep(every) => false,
-            () = ended(&mut live) => true,
+            () = ended(&links) => true,
         };
-        let now = live.borrow_and_update().clone();
-        match &mut bars {
-            Some(bars) => bars.draw(&now),
-            None => {
-                let line = line(&now);
-                if line != last {
+        for (at, (name, live)) in links.iter().enumerate() {
+            let now = live.borrow().clone();
+            let line = if named { format!("{name}: {}", line(&now)) } else { line(&now) };
+            match &mut bars {
+                Some(bars) => bars.draw(at, &now, line),
+                None if line != last[at] => {
                     tracing::info!("{line}");
-                    last = line;
+                    last[at] = line;
                 }
+                None => {}
             }
         }
         if ended {
@@ -41,8 +43,11 @@ pub async fn show(mut live: watch::Receiver<Live>, for_eyes: bool) {
     }
 }
 
-async fn ended(live: &mut watch::Receiver<Live>) {
-    while live.changed().await.is_ok() {}
+async fn ended(links: &[(&'static str, watch::Receiver<Live>)]) {
+    for (_, live) in links {
+        let mut live = live.clone();
+        while live.changed().await.is_ok() {}
+    }
 }
 
 /// The live state in one line.
@@ -59,6 +64,13 @@ pub fn line(live: &Live) -> String {
             "streaming: {} transactions, {} rows, lag {} ms, at {}",
             live.transactions, live.rows_changed, live.lag_ms, live.position
         ),
+        Stage::Watching => match live.waiting.since {
+            None => "watching: its source has no changes of its own".to_owned(),
+            Some(since) => format!(
+                "watching: {} transactions of its source's own wait to be applied, from {since} on",
+                live.waiting.transactions
+            ),
+        },
         Stage::Waiting => "waiting to start again from the checkpoint".to_owned(),
     }
 }
@@ -67,32 +79,32 @@ pub fn line(live: &Live) -> String {
 struct Bars {
     all: MultiProgress,
     tables: HashMap<TableName, ProgressBar>,
-    state: ProgressBar,
+    states: Vec<ProgressBar>,
 }
 
 impl Bars {
-    fn new() -> Bars {
+    fn new(links: usize) -> Bars {
         let all = MultiProgress::new();
-        let state = all.add(ProgressBar::new_spinner());
-        Bars { all, tables: HashMap::new(), state }
+        let states = (0..links).map(|_| all.add(ProgressBar::new_spinner())).collect();
+        Bars { all, tables: HashMap::new(), states }
     }
 
-    fn draw(&mut self, live: &Live) {
+    fn draw(&mut self, link: usize, live: &Live, line: String) {
         for table in &live.tables {
             let bar = self.tables.entry(table.table.clone()).or_insert_with(|| {
-                let bar = self.all.insert_before(&self.state, ProgressBar::new(table.rows_estimate.max(1)));
+                let bar = self.all.insert_before(&self.states[0], ProgressBar::new(table.rows_estimate.max(1)));
                 bar.set_style(style());
                 bar.set_message(table.table.to_string());
                 bar
             });
             draw_table(bar, table);
         }
-        self.state.set_message(line(live));
-        self.state.tick();
+        self.states[link].set_message(line);
+        self.states[link].tick();
     }
 
     fn clear(&self) {
-        self.state.finish_and_clear();
+        self.states.iter().for_each(ProgressBar::finish_and_clear);
     }
 }
 

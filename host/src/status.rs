@@ -6,7 +6,6 @@ use crate::apply::checkpoint::{self, Phase};
 use crate::apply::chunk;
 use crate::config::Settings;
 use crate::lsn::Lsn;
-use crate::marker::Link;
 use crate::pg::facts;
 use crate::pg::session::Session;
 use crate::problem::{Blame, Outcome};
@@ -66,7 +65,7 @@ pub async fn status(settings: &Settings) -> Outcome<Status> {
     let slot = facts::slot(&source, &settings.slot()).await?;
     let mut status = Status {
         migration: settings.name.clone(),
-        link: Link::Forward.name(),
+        link: settings.link.name(),
         phase: "not started",
         consistent: false,
         running: slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()),
@@ -97,7 +96,7 @@ async fn read_target(settings: &Settings, target: &Session, now: Lsn, status: &m
     if !exists.flag(0)? {
         return Ok(());
     }
-    let (client, link) = (target.client(), Link::Forward);
+    let (client, link) = (target.client(), settings.link);
     let Some(checkpoint) = checkpoint::load(client, &settings.name, link).await? else { return Ok(()) };
     let chunks = chunk::list(client, &settings.name, link).await?;
     status.phase = checkpoint.phase.name();

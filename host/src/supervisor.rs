@@ -1,4 +1,4 @@
-//! The supervisor: lets a link live again after every passing fault, and decides when not to.
+//! The supervisor: lets the links live again after every passing fault, and decides when not to.
 //!
 //! Recovery has one path: the life ends and another one starts from the checkpoint, exactly as after a crash. What a
 //! problem asks for is written in the problem itself (`problem::Action`); nothing is guessed here.
@@ -10,13 +10,14 @@ use tokio::sync::watch;
 
 use crate::apply::checkpoint;
 use crate::config::Settings;
-use crate::link::{self, Context, Orders, Problems};
+use crate::link::{self, Context, Orders, Pair, Problems};
 use crate::live::{Live, Stage};
 use crate::lsn::Lsn;
 use crate::marker::Link;
 use crate::pg::session::Session;
 use crate::problem::{Action, Blame, Problem};
 use crate::stream::End;
+use crate::stream::seen::Seen;
 use crate::transform::Artifact;
 
 /// From the order to stop to the end: what is not written by then is written after the next start.
@@ -38,8 +39,10 @@ pub enum Until {
 }
 
 /// What a link has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
+    /// The link.
+    pub link: Link,
     /// Source rows copied, over all starts as far as the live state knows.
     pub rows_copied: u64,
     /// Source transactions applied.
@@ -48,6 +51,8 @@ pub struct Summary {
     pub rows_changed: u64,
     /// The checkpoint.
     pub position: Lsn,
+    /// Changes that the other side had changed as well: not written, and recorded.
+    pub conflicts: u64,
 }
 
 /// Loads the artifacts that the configuration names. This release runs one step.
@@ -73,26 +78,128 @@ pub async fn load_artifact(settings: &Settings) -> Result<Option<Arc<Artifact>>,
         .map(|artifact| Some(Arc::new(artifact)))
 }
 
-/// Runs the link until it is told to stop, until it has caught up, or until a problem that waiting does not mend.
+/// Where the two links show themselves.
+pub struct Shown {
+    /// The link that copies, or the only one.
+    pub origin: watch::Sender<Live>,
+    /// The other one; without it nothing is shown.
+    pub other: watch::Sender<Live>,
+}
+
+/// Runs the links of a migration until they are told to stop, until they have caught up, or until a problem that waiting
+/// does not mend. A link that ends takes the other one with it: neither can decide anything without the other. The
+/// summaries: the origin's first.
 pub async fn run(
     settings: &Settings,
     until: Until,
     stop: watch::Receiver<bool>,
+    shown: Shown,
+) -> Result<Vec<Summary>, Problems> {
+    let artifact = load_artifact(settings).await.map_err(|problem| vec![problem])?;
+    let (origin, host) = (settings.origin(), host_name());
+    let seen = [Arc::<Seen>::default(), Arc::<Seen>::default()];
+    let context = |link: Link, seen: Arc<Seen>, theirs: Arc<Seen>| Context {
+        settings: settings.seen_from(link),
+        artifact: artifact.clone(),
+        host: host.clone(),
+        pair: settings.two_way().then(|| Pair {
+            applies: settings.applies(link),
+            other_applies: settings.applies(link.other()),
+            seen,
+            theirs,
+        }),
+    };
+    let first = context(origin, seen[0].clone(), seen[1].clone());
+    if !settings.two_way() {
+        return one_link(first, until, stop, shown.origin).await.map(|summary| vec![summary]);
+    }
+    let second = context(origin.other(), seen[1].clone(), seen[0].clone());
+    if !patiently(&second, stop.clone(), &shown.other).await? {
+        return Ok(Vec::new());
+    }
+    let (tell, told_both) = watch::channel(false);
+    let lives = [shown.origin.subscribe(), shown.other.subscribe()];
+    let mut first = tokio::spawn(one_link(first, until, told_both.clone(), shown.origin));
+    let mut second = tokio::spawn(one_link(second, until, told_both, shown.other));
+    let mut answers = [None, None];
+    tokio::select! {
+        () = told(stop) => {}
+        () = all_caught_up(lives), if until == Until::CaughtUp => {}
+        answer = &mut first => answers[0] = Some(answer),
+        answer = &mut second => answers[1] = Some(answer),
+    }
+    tell.send_replace(true);
+    let [one, two] = answers;
+    let one = if let Some(answer) = one { answer } else { first.await };
+    let two = if let Some(answer) = two { answer } else { second.await };
+    let lost = |_| Err(vec![Problem::retry(Blame::Host, "TASK_LOST", "a link ended without an answer")]);
+    match (one.unwrap_or_else(lost), two.unwrap_or_else(lost)) {
+        (Ok(first), Ok(second)) => Ok(vec![first, second]),
+        (Err(mut problems), Err(more)) => {
+            problems.extend(more);
+            Err(problems)
+        }
+        (Err(problems), Ok(_)) | (Ok(_), Err(problems)) => Err(problems),
+    }
+}
+
+async fn all_caught_up(lives: [watch::Receiver<Live>; 2]) {
+    for mut live in lives {
+        // A link that has ended is heard of by its answer.
+        let _ = live.wait_for(|live| live.caught_up).await;
+    }
+}
+
+/// Prepares the link that copies nothing; waits while a database cannot be reached. `false`: told to stop meanwhile.
+async fn patiently(
+    context: &Context,
+    stop: watch::Receiver<bool>,
+    live: &watch::Sender<Live>,
+) -> Result<bool, Problems> {
+    let mut pause = PAUSE_LEAST;
+    for failures in 1.. {
+        let problems = tokio::select! {
+            prepared = link::prepare(context) => match prepared {
+                Ok(()) => return Ok(true),
+                Err(problems) => problems,
+            },
+            () = told(stop.clone()) => return Ok(false),
+        };
+        match problems.as_slice() {
+            [problem] if problem.action() == Action::Retry && failures < FIRST_CONNECTIONS => {
+                tracing::warn!("preparing again: {problem}");
+                live.send_modify(|live| live.fault = Some(problem.to_string()));
+            }
+            _ => return Err(problems),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(jittered(pause)) => {}
+            () = told(stop.clone()) => return Ok(false),
+        }
+        pause = (pause * 2).min(PAUSE_MOST);
+    }
+    Ok(false)
+}
+
+/// Runs one link, life after life.
+async fn one_link(
+    context: Context,
+    until: Until,
+    stop: watch::Receiver<bool>,
     live: watch::Sender<Live>,
 ) -> Result<Summary, Problems> {
-    let artifact = load_artifact(settings).await.map_err(|problem| vec![problem])?;
-    let context = Context { settings: settings.clone(), artifact, host: host_name() };
+    let settings = &context.settings;
     let mut orders = Orders { until_caught_up: until == Until::CaughtUp, strict_until: None };
     let mut pause = PAUSE_LEAST;
     let mut failures = 0;
     loop {
         let began = tokio::time::Instant::now();
         let problems = match one_life(&context, orders, stop.clone(), &live).await {
-            Ok(_) => return Ok(summary(&live)),
+            Ok(_) => return Ok(summary(settings.link, &live)),
             Err(problems) => problems,
         };
         if *stop.borrow() {
-            return Ok(summary(&live));
+            return Ok(summary(settings.link, &live));
         }
         if live.borrow().position > Lsn::ZERO || began.elapsed() >= GOOD_LIFE {
             failures = 0;
@@ -124,7 +231,7 @@ pub async fn run(
         }
         tokio::select! {
             () = tokio::time::sleep(jittered(pause)) => {}
-            () = told(stop.clone()) => return Ok(summary(&live)),
+            () = told(stop.clone()) => return Ok(summary(settings.link, &live)),
         }
         pause = (pause * 2).min(PAUSE_MOST);
     }
@@ -162,13 +269,15 @@ fn jittered(pause: Duration) -> Duration {
     pause + pause.mul_f64(f64::from(byte[0]) / 512.0)
 }
 
-fn summary(live: &watch::Sender<Live>) -> Summary {
+fn summary(link: Link, live: &watch::Sender<Live>) -> Summary {
     let live = live.borrow();
     Summary {
+        link,
         rows_copied: live.tables.iter().map(|table| table.rows).sum(),
         transactions: live.transactions,
         rows_changed: live.rows_changed,
         position: live.position,
+        conflicts: live.decided.conflicts,
     }
 }
 
@@ -180,7 +289,7 @@ async fn record(settings: &Settings, problems: &[Problem]) {
     };
     let Ok(session) = Session::connect(&settings.target().address, "record").await else { return };
     // Before the first start there is no table to keep it in.
-    let _ = checkpoint::record_problem(session.client(), &settings.name, Link::Forward, problem).await;
+    let _ = checkpoint::record_problem(session.client(), &settings.name, settings.link, problem).await;
 }
 
 fn host_name() -> String {

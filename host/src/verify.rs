@@ -21,7 +21,7 @@ use crate::apply::compare::{Comparison, Finding, Seen};
 use crate::change::{Datum, Event, Image};
 use crate::delta::lift::{self, LiftError, Lifter};
 use crate::delta::{Effect, Operation};
-use crate::manifest::Direction;
+use crate::marker::Link;
 use crate::names::TableName;
 use crate::pg::address::Address;
 use crate::pg::session::Session;
@@ -136,10 +136,11 @@ impl Verdict {
 pub async fn verify_through(
     ends: Ends<'_>,
     plan: &Plan,
+    link: Link,
     artifact: Option<(Arc<Artifact>, Limits)>,
     options: Options,
 ) -> Outcome<Verdict> {
-    let mut guest = artifact.map(|(artifact, limits)| Guest::new(artifact, Direction::Forward, limits));
+    let mut guest = artifact.map(|(artifact, limits)| Guest::new(artifact, link.into(), limits));
     let mut answers = |index: usize, rows: &[&Image]| match &mut guest {
         Some(guest) => guest.answer(plan, &plan.sources[index], rows).map_err(|fault| fault.problem),
         None => Err(Problem::stop(Blame::Host, "NO_ARTIFACT", "a rule asks a transform, and none is loaded")),

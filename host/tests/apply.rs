@@ -180,6 +180,7 @@ impl Basin {
             uniques: Vec::new(),
             cascades: false,
             identity_always: rows.iter().any(|row| row.get(5)),
+            internal: false,
         }
     }
 
@@ -258,11 +259,11 @@ fn rekey(target: usize, rows: &[(&[&str], &[&str])], columns: &[u16], values: &[
 }
 
 fn closing(position: u64) -> Closing {
-    Closing { position: Lsn(position), commit_time_us: 1_000_000, transactions: 1 }
+    Closing { position: Lsn(position), commit_time_us: 1_000_000, transactions: 1, context: Lsn::ZERO }
 }
 
 fn whole(position: u64, sets: Vec<Set>) -> Batch {
-    Batch { segments: vec![sets], first: Some(Lsn(position)), last: Some(closing(position)) }
+    Batch { segments: vec![sets], first: Some(Lsn(position)), recent: None, last: Some(closing(position)) }
 }
 
 async fn apply(basin: &Basin, plan: &Arc<Plan>, batches: Vec<Batch>) -> Outcome<Lsn> {
@@ -394,7 +395,8 @@ async fn l2_a_huge_transaction_in_parts_is_one_target_transaction_and_holds_its_
     let basin = basin("CREATE TABLE t (id int PRIMARY KEY)").await;
     let plan = basin.plan(&[("t", &[0])]).await;
     let mut writer = Writer::start(&basin.client, plan.clone(), basin.identity.clone(), START).await.unwrap();
-    let part = |first, last, ids: &[&[&str]]| Batch { segments: vec![vec![insert(0, &[0], ids)]], first, last };
+    let part =
+        |first, last, ids: &[&[&str]]| Batch { segments: vec![vec![insert(0, &[0], ids)]], first, last, recent: None };
     writer.write(whole(150, vec![insert(0, &[0], &[&["0"]])])).await.unwrap();
     writer.write(part(Some(Lsn(190)), None, &[&["1"], &["2"]])).await.unwrap();
     assert_eq!(writer.settle().await.unwrap(), Lsn(150));
@@ -526,8 +528,8 @@ async fn l7_the_marker_is_the_first_thing_in_each_transaction_that_holds_rows() 
     let batches = vec![
         whole(200, vec![insert(0, &[0], &[&["1"], &["2"]])]),
         whole(300, vec![]),
-        Batch { segments: vec![vec![delete(0, &[&["1"]])]], first: Some(Lsn(390)), last: None },
-        Batch { segments: vec![vec![delete(0, &[&["2"]])]], first: None, last: Some(closing(400)) },
+        Batch { segments: vec![vec![delete(0, &[&["1"]])]], first: Some(Lsn(390)), last: None, recent: None },
+        Batch { segments: vec![vec![delete(0, &[&["2"]])]], first: None, recent: None, last: Some(closing(400)) },
     ];
     apply(&basin, &plan, batches).await.unwrap();
     let peek = format!(

@@ -95,6 +95,7 @@ fn plan(table: &str, asked: &[(&str, Case)], computed: &[(&str, Case)], key: &[u
         uniques: Vec::new(),
         cascades: false,
         identity_always: false,
+        internal: false,
     };
     Plan {
         sources: vec![source],

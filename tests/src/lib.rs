@@ -125,11 +125,14 @@ impl Stage {
         let is_head = |line: &&str| line.starts_with('[');
         let sections = more.lines().skip_while(|line| !is_head(line)).collect::<Vec<_>>().join("\n");
         let migration = more.lines().take_while(|line| !is_head(line)).collect::<Vec<_>>().join("\n");
+        // Most tests are about one direction; what keeps the way back open has tests of its own.
+        let one_way = direction != "both" && !migration.contains("rollback");
+        let rollback = if one_way { "rollback = \"none\"\n" } else { "" };
         let (name, blue, green) = (&self.name, self.blue.url(), self.green.url());
         self.file(
             "falkirk.toml",
             format!(
-                "[migration]\nname = \"{name}\"\ndirection = \"{direction}\"\n{migration}\n\
+                "[migration]\nname = \"{name}\"\ndirection = \"{direction}\"\n{rollback}{migration}\n\
                  [blue]\nurl = \"{blue}\"\nschema_version = \"1\"\n\n\
                  [green]\nurl = \"{green}\"\nschema_version = \"2\"\n\n{sections}"
             ),

@@ -93,13 +93,15 @@ pub struct Checkpoint {
     pub counters: Counters,
     /// When the row was written last, microseconds since 2000-01-01 UTC.
     pub updated_at_us: i64,
+    /// The position of the other link's last marker that this link had read at `position`.
+    pub context: Lsn,
 }
 
 const SELECT: &str = "SELECT epoch, position, \
     (extract(epoch FROM committed_at) * 1000000)::int8 - 946684800000000, \
     source_system_id, source_timeline, source_database, slot, slot_created_at, phase, artifact, host, \
     transactions, inserted, updated, deleted, copied, \
-    (extract(epoch FROM updated_at) * 1000000)::int8 - 946684800000000 \
+    (extract(epoch FROM updated_at) * 1000000)::int8 - 946684800000000, context \
     FROM falkirk.checkpoint WHERE migration = $1 AND link = $2";
 
 fn read(row: &Row) -> Checkpoint {
@@ -126,6 +128,7 @@ fn read(row: &Row) -> Checkpoint {
             copied: row.get(15),
         },
         updated_at_us: row.get(16),
+        context: lsn(17),
     }
 }
 
@@ -303,15 +306,27 @@ pub async fn adopt_slot(
     link: Link,
     epoch: i64,
     consistent_point: Lsn,
+    phase: Phase,
 ) -> Outcome<()> {
-    let update = "UPDATE falkirk.checkpoint SET position = $4, slot_created_at = $4, phase = 'copying', updated_at = now() \
+    let update = "UPDATE falkirk.checkpoint SET position = $4, slot_created_at = $4, phase = $5, updated_at = now() \
         WHERE migration = $1 AND link = $2 AND epoch = $3 AND phase = 'preparing'";
     let count = client
-        .execute(update, &[&migration, &link.name(), &epoch, &PgLsn::from(consistent_point.0)])
+        .execute(update, &[&migration, &link.name(), &epoch, &PgLsn::from(consistent_point.0), &phase.name()])
         .await
         .map_err(|error| fault::refused(&error))?;
     match count {
         1 => Ok(()),
         _ => Err(lost_hold(client, migration, link, epoch, None).await),
     }
+}
+
+/// The notes that a link has kept from `after` on, oldest first.
+pub async fn recent(client: &Client, migration: &str, link: Link, after: Lsn) -> Outcome<Vec<Vec<u8>>> {
+    let select =
+        "SELECT rows FROM falkirk.recent WHERE migration = $1 AND link = $2 AND position >= $3 ORDER BY position";
+    let rows = client
+        .query(select, &[&migration, &link.name(), &PgLsn::from(after.0)])
+        .await
+        .map_err(|error| fault::refused(&error))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }

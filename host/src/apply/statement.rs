@@ -122,6 +122,23 @@ fn value(target: &Target, parameters: &[Parameter], at: usize) -> String {
     }
 }
 
+/// A set of keys as rows `s`, and the condition under which a row `t` of the target is one of them.
+pub fn keyed(target: &Target, parameters: &[Parameter]) -> (String, String) {
+    let name = |column: u16| quote_name(&target.columns[column as usize].name);
+    let found = target.key.iter().enumerate();
+    let found: Vec<String> =
+        found.map(|(at, column)| format!("t.{} = {}", name(*column), value(target, parameters, at))).collect();
+    (rows(parameters, target), found.join(" AND "))
+}
+
+/// The text that locks the rows of a set of keys and gives the places, from 1, of those that are there.
+pub fn lock(target: &Target, parameters: &[Parameter]) -> String {
+    let (rows, found) = keyed(target, parameters);
+    let numbered = rows.replacen(") AS s(", ") WITH ORDINALITY AS s(", 1);
+    let numbered = format!("{}, n)", numbered.trim_end_matches(')'));
+    format!("SELECT s.n FROM {numbered} JOIN {} AS t ON {found} ORDER BY s.n FOR UPDATE OF t", target.name.sql())
+}
+
 /// The text of a TRUNCATE over several tables. Never CASCADE: it would empty tables that nobody named.
 pub fn truncate(plan: &Plan, targets: &[usize]) -> String {
     let tables: Vec<String> = targets.iter().map(|target| plan.targets[*target].name.sql()).collect();

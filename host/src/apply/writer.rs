@@ -10,6 +10,8 @@
 //! answers like a good one. A position is reported only after its COMMIT was answered (L1). After any problem the
 //! writer is of no more use; the link starts again from the checkpoint (L2).
 
+mod locked;
+
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,6 +26,8 @@ use super::checkpoint::{self, Counters};
 use super::encode::Ready;
 use super::statement::Statements;
 use super::{LinkIdentity, fault};
+pub use locked::{Lost, Recent, other_link_silent};
+
 use crate::delta::{Set, SetKind};
 use crate::lsn::Lsn;
 use crate::marker::{MarkerKind, PREFIX};
@@ -39,6 +43,8 @@ pub struct Closing {
     pub commit_time_us: i64,
     /// How many source transactions it holds.
     pub transactions: u64,
+    /// What the source's application could know of the target's by then: the position of the other link's last marker.
+    pub context: Lsn,
 }
 
 /// Whole source transactions, or a part of a huge one.
@@ -51,6 +57,8 @@ pub struct Batch {
     pub first: Option<Lsn>,
     /// Closes the target transaction; `None` while more parts follow.
     pub last: Option<Closing>,
+    /// What the other link is to know of these source transactions.
+    pub recent: Option<Recent>,
 }
 
 type Answer<'c> = Pin<Box<dyn Future<Output = Result<u64, Error>> + Send + 'c>>;
@@ -110,7 +118,7 @@ const HOLD: &str = "UPDATE falkirk.checkpoint SET updated_at = now() \
 
 const ADVANCE: &str = "UPDATE falkirk.checkpoint SET position = $5::pg_lsn, committed_at = $6::timestamptz, artifact = $7::text, \
     transactions = transactions + $8::int8, inserted = inserted + $9::int8, updated = updated + $10::int8, \
-    deleted = deleted + $11::int8, updated_at = now() \
+    deleted = deleted + $11::int8, context = greatest(context, $12::pg_lsn), updated_at = now() \
     WHERE migration = $1::text AND link = $2::text AND epoch = $3::int8 AND position = $4::pg_lsn";
 
 impl<'c> Writer<'c> {
@@ -219,13 +227,16 @@ impl<'c> Writer<'c> {
         sets.iter().for_each(|set| bound::count(set, &mut counters));
         let whole = batch.last.filter(|_| batch.first.is_some());
         if let Some(position) = batch.first {
-            self.begin(position, whole, counters, !sets.is_empty() || whole.is_none());
+            self.begin(position, whole, counters, !sets.is_empty() || batch.recent.is_some() || whole.is_none());
         } else if let Some(open) = &mut self.open {
             add(&mut open.counters, counters);
         }
         match self.strict {
             true => self.send_strictly(&sets).await?,
             false => bound.into_iter().for_each(|(bound, kind)| self.send_bound(bound, kind)),
+        }
+        if let (Some(recent), Some(closing)) = (&batch.recent, batch.last) {
+            self.keep_recent(closing.position, recent).await?;
         }
         if let Some(closing) = batch.last {
             self.close(closing, whole.is_some());
@@ -314,6 +325,7 @@ impl<'c> Writer<'c> {
         for count in [closing.transactions as i64, counters.inserted, counters.updated, counters.deleted] {
             parameters.push(number(count));
         }
+        parameters.push(number(closing.context.0 as i64));
         let statement = self.advance.clone();
         self.send(Expected::Checkpoint, statement, parameters);
     }

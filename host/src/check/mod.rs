@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::catalog::{Catalog, Shape};
 use crate::config::Settings;
-use crate::manifest::{Direction, Manifest, Rule};
+use crate::manifest::{Manifest, Rule};
 use crate::names::TableName;
 use crate::pg::catalog;
 use crate::pg::facts::{self, ServerFacts};
@@ -27,6 +27,8 @@ pub struct Findings {
     pub warnings: Vec<String>,
     /// The plan, if rules and catalogs fit.
     pub plan: Option<Arc<Plan>>,
+    /// The plan of the other link, if there is one and it fits.
+    pub back: Option<Arc<Plan>>,
     /// The source's catalog.
     pub source: Catalog,
     /// The target's catalog.
@@ -50,6 +52,8 @@ pub struct Given<'a> {
     /// The tables that the link has streamed so far, and what they looked like when it started; `None` before its first
     /// start. A table that came later is not streamed: its rows were never copied.
     pub started_with: Option<&'a [(TableName, Shape)]>,
+    /// Whether the link copies existing rows at its first start: then the target must be empty.
+    pub copies: bool,
 }
 
 /// Looks at everything. An error only where looking itself failed.
@@ -64,6 +68,7 @@ pub async fn preflight(given: &Given<'_>) -> Result<Findings, Problem> {
         problems: Vec::new(),
         warnings: given.settings.warnings.clone(),
         plan: None,
+        back: None,
         source,
         target,
         source_facts,
@@ -74,12 +79,13 @@ pub async fn preflight(given: &Given<'_>) -> Result<Findings, Problem> {
     // Row 10: what is wrong with one table hides nothing of what is wrong with the others.
     let (plan, is_whole) = bind_plan(given, rules, &mut findings);
     tables::check(given, &plan, &mut findings);
-    if given.started_with.is_none() {
+    if given.started_with.is_none() && given.copies {
         tables::check_empty(given, &plan, &mut findings).await?;
     }
     if is_whole {
         publication::check(given, &plan, &mut findings).await?;
         findings.plan = Some(plan);
+        findings.back = given.settings.two_way().then(|| back(given, &findings)).flatten();
     }
     Ok(findings)
 }
@@ -102,7 +108,23 @@ fn rules<'a>(given: &Given<'a>, problems: &mut Vec<Problem>) -> &'a [Rule] {
             .remedy("name the artifact of this step in `transforms`, or correct schema_version"),
         );
     }
-    &manifest.forward
+    manifest.rules(given.settings.link.into())
+}
+
+/// The plan of the other link. What is wrong with it is said where that link is checked itself.
+fn back(given: &Given<'_>, findings: &Findings) -> Option<Arc<Plan>> {
+    let rules =
+        given.artifact.map_or(&[][..], |artifact| artifact.manifest().rules(given.settings.link.other().into()));
+    let (plan, problems) = bind::bind_what_fits(&Binding {
+        rules,
+        artifact: given.artifact.map_or("", Artifact::label),
+        source: &findings.target,
+        target: &findings.source,
+        include: &given.settings.include,
+        exclude: &given.settings.exclude,
+        manifest: given.artifact.map(|artifact| (artifact.manifest(), given.settings.link.other().into())),
+    });
+    problems.is_empty().then(|| Arc::new(plan))
 }
 
 /// The plan of what fits, and whether that is everything.
@@ -119,7 +141,7 @@ fn bind_plan(given: &Given<'_>, rules: &[Rule], findings: &mut Findings) -> (Arc
         target: &findings.target,
         include: &include,
         exclude: &settings.exclude,
-        manifest: given.artifact.map(|artifact| (artifact.manifest(), Direction::Forward)),
+        manifest: given.artifact.map(|artifact| (artifact.manifest(), given.settings.link.into())),
     });
     if problems.is_empty() && plan.sources.is_empty() {
         problems.push(

@@ -13,7 +13,7 @@ pub(super) fn check(given: &Given<'_>, findings: &mut Findings) {
     let (source, target) = (&findings.source_facts, &findings.target_facts);
     let mut problems = Vec::new();
     let mut warnings = Vec::new();
-    for (side, facts) in [("blue", source), ("green", target)] {
+    for (side, facts) in [(given.settings.source_name(), source), (given.settings.target_name(), target)] {
         if facts.version_num < VERSION_LEAST {
             problems.push(
                 refuse(
@@ -64,15 +64,16 @@ fn same_database(source: &ServerFacts, target: &ServerFacts) -> bool {
 }
 
 fn source_problems(given: &Given<'_>, source: &ServerFacts, problems: &mut Vec<Problem>, warnings: &mut Vec<String>) {
+    let side = given.settings.source_name();
     if source.in_recovery {
         problems.push(
-            refuse("STANDBY", "blue is a standby: its slots can be lost at any moment (pitfall 76)".into())
-                .remedy("name the primary in [blue]"),
+            refuse("STANDBY", format!("{side} is a standby: its slots can be lost at any moment (pitfall 76)"))
+                .remedy(format!("name the primary in [{side}]")),
         );
     }
     if source.wal_level != "logical" {
         problems.push(
-            refuse("WAL_LEVEL", format!("blue has wal_level = {}", source.wal_level))
+            refuse("WAL_LEVEL", format!("{side} has wal_level = {}", source.wal_level))
                 .remedy("ALTER SYSTEM SET wal_level = 'logical'; then restart the server"),
         );
     }
@@ -91,7 +92,7 @@ fn source_problems(given: &Given<'_>, source: &ServerFacts, problems: &mut Vec<P
             refuse(
                 "NO_FREE_SLOT",
                 format!(
-                    "{} of {} replication slots are in use on blue",
+                    "{} of {} replication slots are in use on {side}",
                     source.slots_used, source.max_replication_slots
                 ),
             )
@@ -99,29 +100,30 @@ fn source_problems(given: &Given<'_>, source: &ServerFacts, problems: &mut Vec<P
         );
     }
     if source.max_slot_wal_keep_size_bytes.is_none() {
-        warnings.push("blue has no max_slot_wal_keep_size: while the host is down, blue keeps all its log".into());
+        warnings.push(format!("{side} has no max_slot_wal_keep_size: while the host is down, it keeps all its log"));
     }
     if source.idle_replication_slot_timeout_s.is_some_and(|seconds| seconds > 0) {
-        warnings.push("blue removes slots that are idle for long (idle_replication_slot_timeout): a long pause would need a new copy".into());
+        warnings.push(format!("{side} removes slots that are idle for long (idle_replication_slot_timeout): a long pause would need a new copy"));
     }
 }
 
 fn target_problems(given: &Given<'_>, target: &ServerFacts, problems: &mut Vec<Problem>) {
     let refuse = |code, what: String| Problem::refuse(Blame::Target, code, what);
+    let side = given.settings.target_name();
     if target.in_recovery || target.read_only {
         // Row 59: a link that has started was right about its target. It waits for the primary to come back.
         let action = if given.started_with.is_some() { Action::Retry } else { Action::Refuse };
         problems.push(
             refuse(
                 "READ_ONLY",
-                "green takes no writes: it is a standby, or default_transaction_read_only is on".into(),
+                format!("{side} takes no writes: it is a standby, or default_transaction_read_only is on"),
             )
             .with_action(action)
-            .remedy("name the primary in [green], or ALTER ROLE ... SET default_transaction_read_only = off"),
+            .remedy(format!("name the primary in [{side}], or ALTER ROLE ... SET default_transaction_read_only = off")),
         );
     }
     if !target.can_create && !target.superuser {
-        problems.push(refuse("PERMISSION_DENIED", format!("the role {} may not create a schema on green", target.role))
+        problems.push(refuse("PERMISSION_DENIED", format!("the role {} may not create a schema on {side}", target.role))
             .remedy(format!("GRANT CREATE ON DATABASE {} TO {1}; or create the schema once: CREATE SCHEMA falkirk AUTHORIZATION {1};", quote_name(&target.database), quote_name(&target.role))));
     }
 }

@@ -60,13 +60,14 @@ async fn look(settings: &Settings) -> Result<Findings, Problem> {
     let artifact = supervisor::load_artifact(settings).await?;
     let source = Session::connect_blaming(&settings.source().address, Blame::Source, "check").await?;
     let target = Session::connect_blaming(&settings.target().address, Blame::Target, "check").await?;
-    let started_with = link::started_with(&target, &settings.name).await?;
+    let started_with = link::started_with(&target, &settings.name, settings.link).await?;
     let given = Given {
         settings,
         artifact: artifact.as_deref(),
         source: &source,
         target: &target,
         started_with: started_with.as_deref(),
+        copies: settings.link == settings.origin(),
     };
     check::preflight(&given).await
 }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::live::Live;
 use crate::problem::{Blame, Problem};
-use crate::supervisor::{self, Until};
+use crate::supervisor::{self, Shown, Summary, Until};
 
 use super::Common;
 
@@ -42,30 +42,46 @@ impl Run {
             }
         };
         let until = if self.until.is_some() { Until::CaughtUp } else { Until::Told };
-        let (live, shown) = watch::channel(Live::default());
-        let show = tokio::spawn(crate::show::show(shown, self.common.is_for_eyes()));
-        let ended = supervisor::run(&settings, until, signals.told, live).await;
+        let (origin, shown) = watch::channel(Live::default());
+        let (other, other_shown) = watch::channel(Live::default());
+        let (link, two_way) = (settings.origin(), settings.two_way());
+        let mut all = vec![(link.name(), shown)];
+        all.extend(two_way.then_some((link.other().name(), other_shown)));
+        let show = tokio::spawn(crate::show::show(all, self.common.is_for_eyes()));
+        let ended = supervisor::run(&settings, until, signals.told, Shown { origin, other }).await;
         // It ends by itself when nobody can change what is shown any more.
         let _ = show.await;
         match ended {
-            Ok(summary) => {
-                if self.common.json {
-                    println!(
-                        "{}",
-                        serde_json::json!({
-                            "ok": true, "rows_copied": summary.rows_copied, "transactions": summary.transactions,
-                            "rows_changed": summary.rows_changed, "position": summary.position.to_string(),
-                        })
-                    );
-                } else {
-                    println!(
-                        "done at {}: {} rows copied, {} rows changed in {} transactions",
-                        summary.position, summary.rows_copied, summary.rows_changed, summary.transactions
-                    );
-                }
+            Ok(summaries) => {
+                self.print(&summaries);
                 ExitCode::from(*signals.code.borrow())
             }
             Err(problems) => self.common.failed(&problems),
+        }
+    }
+
+    fn print(&self, summaries: &[Summary]) {
+        if self.common.json {
+            let json = |summary: &Summary| {
+                serde_json::json!({
+                    "ok": true, "link": summary.link.name(), "rows_copied": summary.rows_copied,
+                    "transactions": summary.transactions, "rows_changed": summary.rows_changed,
+                    "conflicts": summary.conflicts, "position": summary.position.to_string(),
+                })
+            };
+            let mut answer = summaries.first().map_or_else(|| serde_json::json!({ "ok": true }), json);
+            if let Some(other) = summaries.get(1) {
+                answer["other"] = json(other);
+            }
+            println!("{answer}");
+            return;
+        }
+        for summary in summaries {
+            let link = if summaries.len() > 1 { format!("{}: ", summary.link) } else { String::new() };
+            println!(
+                "{link}done at {}: {} rows copied, {} rows changed in {} transactions, {} conflicts",
+                summary.position, summary.rows_copied, summary.rows_changed, summary.transactions, summary.conflicts
+            );
         }
     }
 }

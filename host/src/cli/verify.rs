@@ -42,20 +42,23 @@ impl Verify {
         let (from, to) = (&settings.source().address, &settings.target().address);
         let source = Session::connect(from, "verify").await.map_err(one)?;
         let target = Session::connect(to, "verify").await.map_err(one)?;
-        let started_with = link::started_with(&target, &settings.name).await.map_err(one)?;
+        let started_with = link::started_with(&target, &settings.name, settings.link).await.map_err(one)?;
         let given = Given {
             settings: &settings,
             artifact: artifact.as_deref(),
             source: &source,
             target: &target,
             started_with: started_with.as_deref(),
+            copies: false,
         };
         // What is wrong with the servers or their roles does not matter here, as long as rules and tables fit.
         let findings = check::preflight(&given).await.map_err(one)?;
         let Some(plan) = findings.plan else { return Err(findings.problems) };
         let options = Options { values: self.values, sample_rows: self.sample };
         let artifact = artifact.map(|artifact| (artifact, settings.limits));
-        verify::verify_through(Ends { source: from, target: to }, &plan, artifact, options).await.map_err(one)
+        verify::verify_through(Ends { source: from, target: to }, &plan, settings.link, artifact, options)
+            .await
+            .map_err(one)
     }
 
     fn print(&self, verdict: &Verdict) {

@@ -5,14 +5,16 @@
 
 mod written;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::marker::Link;
 use crate::names::TableName;
 use crate::pg::address::Address;
 use crate::problem::{Blame, Outcome, Problem};
 use crate::transform::Limits;
 
-pub use written::Direction;
+pub use written::{Direction, Policy};
 
 /// The largest configuration file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -24,6 +26,14 @@ pub struct Settings {
     pub name: String,
     /// Which links run.
     pub direction: Direction,
+    /// The link that these settings are seen from: it decides which side is the source.
+    pub link: Link,
+    /// Whether the way back is kept open while only one link applies: the other one watches.
+    pub rollback: bool,
+    /// Who wins where both sides changed one thing; there is no default for `both`.
+    pub conflict: Option<Policy>,
+    /// The same for single tables, whichever side the name is of.
+    pub conflict_of: BTreeMap<TableName, Policy>,
     /// The artifacts; empty: every table is copied as it is.
     pub transforms: Vec<TransformFile>,
     /// The older side.
@@ -48,6 +58,15 @@ pub struct Settings {
     pub warnings: Vec<String>,
 }
 
+/// Who wins a conflict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Winner {
+    /// The side that this link reads.
+    Side(Link),
+    /// Nobody: the link stops.
+    Nobody,
+}
+
 /// One artifact that the configuration names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransformFile {
@@ -67,19 +86,87 @@ pub struct Side {
 }
 
 impl Settings {
-    /// The name of the forward link's slot and publication.
+    /// The same settings seen from a link.
+    pub fn seen_from(&self, link: Link) -> Settings {
+        Settings { link, ..self.clone() }
+    }
+
+    /// The name of the link's slot and publication.
     pub fn slot(&self) -> String {
-        format!("falkirk_{}_forward", self.name)
+        format!("falkirk_{}_{}", self.name, self.link)
     }
 
     /// The side that the link reads.
     pub fn source(&self) -> &Side {
-        &self.blue
+        match self.link {
+            Link::Forward => &self.blue,
+            Link::Backward => &self.green,
+        }
     }
 
     /// The side that the link writes.
     pub fn target(&self) -> &Side {
-        &self.green
+        match self.link {
+            Link::Forward => &self.green,
+            Link::Backward => &self.blue,
+        }
+    }
+
+    /// The link that copies what is there before the first start.
+    pub fn origin(&self) -> Link {
+        match self.direction {
+            Direction::Forward | Direction::Both => Link::Forward,
+            Direction::Backward => Link::Backward,
+        }
+    }
+
+    /// Whether a link writes its target; one that does not may still watch its source.
+    pub fn applies(&self, link: Link) -> bool {
+        self.direction == Direction::Both || link == self.origin()
+    }
+
+    /// Who wins on rows of these tables, which stand for each other, whichever side their names are of. A problem if they
+    /// are given different winners.
+    pub fn winner<'t>(&self, tables: impl Iterator<Item = &'t TableName>) -> Outcome<Winner> {
+        let mut named: Option<(&TableName, Policy)> = None;
+        for (table, policy) in tables.filter_map(|table| Some((table, *self.conflict_of.get(table)?))) {
+            if let Some((other, _)) = named.filter(|(_, known)| *known != policy) {
+                return Err(Problem::refuse(
+                    Blame::Config,
+                    "CONFLICT_POLICIES",
+                    format!("rows of {table} and of {other} stand for each other and cannot have different winners"),
+                )
+                .table(table)
+                .remedy("give them one policy in [tables] conflict"));
+            }
+            named = Some((table, policy));
+        }
+        Ok(match named.map(|(_, policy)| policy).or(self.conflict) {
+            Some(Policy::BlueWins) => Winner::Side(Link::Forward),
+            Some(Policy::GreenWins) => Winner::Side(Link::Backward),
+            Some(Policy::Stop) | None => Winner::Nobody,
+        })
+    }
+
+    /// What the side that the link reads is called.
+    pub fn source_name(&self) -> &'static str {
+        match self.link {
+            Link::Forward => "blue",
+            Link::Backward => "green",
+        }
+    }
+
+    /// What the side that the link writes is called.
+    pub fn target_name(&self) -> &'static str {
+        match self.link {
+            Link::Forward => "green",
+            Link::Backward => "blue",
+        }
+    }
+
+    /// Whether both links are set up: both apply, or one applies and the other watches.
+    pub fn two_way(&self) -> bool {
+        self.direction == Direction::Both || self.rollback
     }
 }
 
@@ -195,8 +282,28 @@ schema_version = "2"
     }
 
     #[test]
+    fn both_directions_need_a_word_on_conflicts() {
+        let both = GOOD.replace("\"forward\"", "\"both\"");
+        refused(&both, "CONFIG_INVALID", "who wins");
+        let text = both.replace("name = \"shop\"", "name = \"shop\"\nconflict = \"green_wins\"");
+        let settings = settle(&format!("{text}[tables]\nconflict = {{ \"public.product\" = \"blue_wins\" }}")).unwrap();
+        assert_eq!(settings.conflict, Some(Policy::GreenWins));
+        assert_eq!(settings.conflict_of.values().next(), Some(&Policy::BlueWins));
+        assert!(settings.applies(Link::Forward) && settings.applies(Link::Backward));
+        let latest = GOOD.replace("name = \"shop\"", "name = \"shop\"\nconflict = \"latest_wins\"");
+        refused(&latest, "CONFIG_INVALID", "latest_wins");
+    }
+
+    #[test]
+    fn backward_reads_green_and_writes_blue() {
+        let settings = settle(&GOOD.replace("\"forward\"", "\"backward\"")).unwrap();
+        assert_eq!((settings.source_name(), settings.target_name()), ("green", "blue"));
+        assert_eq!(settings.slot(), "falkirk_shop_backward");
+        assert_eq!(settings.seen_from(Link::Forward).slot(), "falkirk_shop_forward");
+    }
+
+    #[test]
     fn what_a_later_release_brings_is_refused_by_name_and_not_ignored() {
-        refused(&GOOD.replace("\"forward\"", "\"both\""), "NOT_SUPPORTED", "both");
         refused(
             &GOOD.replace("name = \"shop\"", "name = \"shop\"\non_error = \"dead_letter\""),
             "NOT_SUPPORTED",

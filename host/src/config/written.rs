@@ -1,10 +1,12 @@
 //! The configuration as a person writes it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
 
 use super::{Settings, Side, TransformFile};
+use crate::marker::Link;
 use crate::names::TableName;
 use crate::pg::address::Address;
 use crate::problem::{Blame, Outcome, Problem};
@@ -20,6 +22,28 @@ pub enum Direction {
     Backward,
     /// Both at once.
     Both,
+}
+
+/// Who wins where both sides changed one thing and neither knew of the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// What blue's application wrote.
+    BlueWins,
+    /// What green's application wrote.
+    GreenWins,
+    /// Nobody: the link stops, and an operator decides.
+    Stop,
+}
+
+/// What the link that does not apply is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Rollback {
+    /// It watches: the way back stays open.
+    Watch,
+    /// There is none: going back would need a new copy.
+    None,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -53,6 +77,13 @@ struct Migration {
     transforms: Vec<String>,
     #[serde(default = "stop")]
     on_error: OnError,
+    #[serde(default = "watch")]
+    rollback: Rollback,
+    conflict: Option<Policy>,
+}
+
+fn watch() -> Rollback {
+    Rollback::Watch
 }
 
 fn stop() -> OnError {
@@ -79,6 +110,7 @@ struct Tables {
     include: Vec<TableName>,
     exclude: Vec<TableName>,
     allow_triggers: Vec<TableName>,
+    conflict: BTreeMap<TableName, Policy>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -127,6 +159,8 @@ const KEYS: &[&str] = &[
     "direction",
     "transforms",
     "on_error",
+    "rollback",
+    "conflict",
     "blue",
     "green",
     "url",
@@ -178,10 +212,13 @@ impl Written {
         if name.is_empty() || name.len() > 30 || !letters {
             return Err(invalid("the migration's name must match [a-z0-9_]{1,30}: it names slots and publications"));
         }
-        not_yet(self.migration.direction != Direction::Forward, "direction = \"backward\" and \"both\"")?;
         not_yet(self.migration.on_error == OnError::DeadLetter, "on_error = \"dead_letter\"")?;
         if let Some(table) = self.tables.include.iter().find(|table| self.tables.exclude.contains(table)) {
             return Err(invalid("a table is both included and excluded in [tables]").table(table));
+        }
+        if self.migration.direction == Direction::Both && self.migration.conflict.is_none() {
+            return Err(invalid("direction = \"both\" needs a word on who wins where both sides changed one thing")
+                .remedy("set conflict = \"blue_wins\", \"green_wins\" or \"stop\" in [migration]; [tables] conflict names exceptions"));
         }
         let limits = Limits {
             memory_mib: small_range("limits.memory_mib", self.limits.memory_mib, 16, 1_024)?,
@@ -196,6 +233,13 @@ impl Written {
             green: self.green.settle("green", base, variable, &mut warnings)?,
             name,
             direction: self.migration.direction,
+            link: match self.migration.direction {
+                Direction::Forward | Direction::Both => Link::Forward,
+                Direction::Backward => Link::Backward,
+            },
+            rollback: self.migration.rollback == Rollback::Watch,
+            conflict: self.migration.conflict,
+            conflict_of: self.tables.conflict,
             include: self.tables.include,
             exclude: self.tables.exclude,
             allow_triggers: self.tables.allow_triggers,
@@ -210,7 +254,7 @@ impl Written {
 
 fn not_yet(used: bool, what: &str) -> Outcome<()> {
     let problem = || Problem::refuse(Blame::Config, "NOT_SUPPORTED", format!("this release does not carry out {what}"));
-    if used { Err(problem().remedy("use direction = \"forward\" and on_error = \"stop\"")) } else { Ok(()) }
+    if used { Err(problem().remedy("use on_error = \"stop\"")) } else { Ok(()) }
 }
 
 fn range(name: &str, value: u64, least: u64, most: u64) -> Outcome<u64> {

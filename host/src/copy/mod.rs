@@ -26,7 +26,6 @@ use crate::apply::chunk::{self as record, Chunk};
 use crate::config::Settings;
 use crate::live::{Live, Stage, TableProgress};
 use crate::lsn::Lsn;
-use crate::manifest::Direction;
 use crate::pg::session::Session;
 use crate::plan::{Plan, Source};
 use crate::problem::{Blame, Outcome};
@@ -147,7 +146,7 @@ impl Worker {
             guest: copy
                 .artifact
                 .as_ref()
-                .map(|artifact| Guest::new(artifact.clone(), Direction::Forward, settings.limits)),
+                .map(|artifact| Guest::new(artifact.clone(), settings.link.into(), settings.limits)),
         })
     }
 

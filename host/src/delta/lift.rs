@@ -23,7 +23,7 @@ use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 
 use crate::change::{Before, Cell, Datum, Event, Image};
 use crate::delta::ask::{Changed, ask_update, exists};
-use crate::delta::{ANY_OWNER, Effect, Key, Operation};
+use crate::delta::{ANY_OWNER, Effect, Key, Operation, Whole};
 use crate::manifest::Write;
 use crate::plan::{Answer, Columns, Filling, Output, Source, Target};
 
@@ -54,6 +54,9 @@ pub enum LiftError {
 pub struct Lifter {
     column_sets: HashMap<Box<[u16]>, Columns>,
     hashes: RandomState,
+    /// With both links on: the complete rows behind patches and rekeys, by position in the operations of one call. A
+    /// winning change that finds no row inserts it (design, section 3). The guest must have been asked about the new row.
+    pub wholes: Option<HashMap<usize, Whole>>,
 }
 
 /// One row of one output on one side of a change.
@@ -261,9 +264,30 @@ impl Lifter {
             (Some(before), None) => operations.extend(self.delete(source, index, before, owners, false)?),
             (Some(before), Some(after)) => {
                 let columns = self.changed_values(output, &targets[output.target], changed, None, after);
+                if self.wholes.is_some() && output.write == Write::Own {
+                    let row = one(rows(source, index, changed.after, answers.1)?).unwrap_or(after);
+                    self.keep_whole(source, index, targets, row, operations.len())?;
+                }
                 self.stay(source, index, targets, (before, after), columns, owners, operations)?;
             }
         }
+        Ok(())
+    }
+
+    fn keep_whole(
+        &mut self,
+        source: &Source,
+        index: usize,
+        targets: &[Target],
+        row: Row<'_>,
+        position: usize,
+    ) -> Result<(), LiftError> {
+        let Effect::Insert { columns, values } = self.insert(source, index, targets, row, (0, 0))?.effect else {
+            return Ok(());
+        };
+        self.wholes.iter_mut().for_each(|wholes| {
+            wholes.insert(position, (columns.clone(), values.clone()));
+        });
         Ok(())
     }
 
@@ -311,6 +335,9 @@ impl Lifter {
         }
         for (before, after) in kept {
             let columns = self.changed_values(output, &targets[output.target], changed, Some(before), after);
+            if self.wholes.is_some() {
+                self.keep_whole(source, index, targets, after, operations.len())?;
+            }
             self.stay(source, index, targets, (before, after), columns, owners, operations)?;
         }
         Ok(())

@@ -7,6 +7,7 @@
 //! ```
 
 mod ask;
+pub mod decide;
 pub mod fold;
 pub mod lift;
 
@@ -18,6 +19,9 @@ pub const ANY_OWNER: u64 = 0;
 
 /// A target key: values in the order of `Target::key`.
 pub type Key = Box<[Datum]>;
+
+/// A complete row as an insert would write it: columns, ascending, and their values.
+pub type Whole = (Columns, Box<[Datum]>);
 
 /// One effect on one row (or, for truncate, on all rows) of one target table.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -61,8 +61,8 @@ pub(super) async fn play(options: &Options, transform: &Path, stage: &mut Stage)
     };
     drain(servers, link).await?;
     let summary = match stage.link.take() {
-        Some(link) => link.end().await?,
-        None => Summary::default(),
+        Some(link) => link.end().await?.into_iter().next(),
+        None => None,
     };
     let comparing = Instant::now();
     say("the load has ended and the link is drained; comparing both sides through the transform");
@@ -75,15 +75,22 @@ pub(super) async fn play(options: &Options, transform: &Path, stage: &mut Stage)
         compared_s: comparing.elapsed().as_secs_f64(),
         all_s: began.elapsed().as_secs_f64(),
     };
-    Ok(report(rows_seeded, tally, summary, lag, verdict, times))
+    Ok(report(rows_seeded, tally, summary.as_ref(), lag, verdict, times))
 }
 
-fn report(rows_seeded: u64, load: Tally, summary: Summary, lag: Lag, verdict: Verdict, times: Times) -> Report {
+fn report(
+    rows_seeded: u64,
+    load: Tally,
+    summary: Option<&Summary>,
+    lag: Lag,
+    verdict: Verdict,
+    times: Times,
+) -> Report {
     Report {
         rows_seeded,
-        rows_copied: summary.rows_copied,
-        transactions_applied: summary.transactions,
-        rows_changed: summary.rows_changed,
+        rows_copied: summary.map_or(0, |summary| summary.rows_copied),
+        transactions_applied: summary.map_or(0, |summary| summary.transactions),
+        rows_changed: summary.map_or(0, |summary| summary.rows_changed),
         load,
         lag,
         verdict,
@@ -101,7 +108,7 @@ async fn preflight(settings: &Settings, artifact: Option<&Artifact>) -> Played<A
     let session = async |address| crate::pg::session::Session::connect(address, "demo: check").await;
     let source = session(&settings.source().address).await.map_err(one)?;
     let target = session(&settings.target().address).await.map_err(one)?;
-    let given = Given { settings, artifact, source: &source, target: &target, started_with: None };
+    let given = Given { settings, artifact, source: &source, target: &target, started_with: None, copies: true };
     let findings = check::preflight(&given).await.map_err(one)?;
     let Some(plan) = findings.plan.filter(|_| findings.problems.is_empty()) else { return Err(findings.problems) };
     let artifact = artifact.map_or("no transform", |artifact| artifact.label());
@@ -155,7 +162,7 @@ async fn position(servers: &Servers) -> Result<Lsn, Problem> {
 async fn compare(settings: &Settings, plan: &Plan, artifact: Option<Arc<Artifact>>) -> Played<Verdict> {
     let ends = Ends { source: &settings.source().address, target: &settings.target().address };
     let artifact = artifact.map(|artifact| (artifact, settings.limits));
-    verify::verify_through(ends, plan, artifact, verify::Options::default()).await.map_err(one)
+    verify::verify_through(ends, plan, settings.link, artifact, verify::Options::default()).await.map_err(one)
 }
 
 fn one(problem: Problem) -> Vec<Problem> {

@@ -9,7 +9,7 @@ use crate::config::Settings;
 use crate::live::Live;
 use crate::problem::{Blame, Problem};
 use crate::show;
-use crate::supervisor::{self, Summary, Until};
+use crate::supervisor::{self, Shown, Summary, Until};
 
 /// Longer than this nothing in the demo takes, on the slowest machine that is of any use.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -19,7 +19,7 @@ pub struct Link {
     stop: watch::Sender<bool>,
     live: watch::Receiver<Live>,
     /// `None` once its answer was taken.
-    task: Option<JoinHandle<Result<Summary, Vec<Problem>>>>,
+    task: Option<JoinHandle<Result<Vec<Summary>, Vec<Problem>>>>,
     show: JoinHandle<()>,
 }
 
@@ -28,8 +28,10 @@ impl Link {
     pub fn start(settings: Settings, for_eyes: bool) -> Link {
         let (stop, stopped) = watch::channel(false);
         let (tell, live) = watch::channel(Live::default());
-        let show = tokio::spawn(show::show(live.clone(), for_eyes));
-        let task = tokio::spawn(async move { supervisor::run(&settings, Until::Told, stopped, tell).await });
+        let (other, _) = watch::channel(Live::default());
+        let show = tokio::spawn(show::show(vec![(settings.origin().name(), live.clone())], for_eyes));
+        let shown = Shown { origin: tell, other };
+        let task = tokio::spawn(async move { supervisor::run(&settings, Until::Told, stopped, shown).await });
         Link { stop, live, task: Some(task), show }
     }
 
@@ -55,7 +57,7 @@ impl Link {
     }
 
     /// Tells it to end, and waits until it has finished what it had received.
-    pub async fn end(mut self) -> Result<Summary, Vec<Problem>> {
+    pub async fn end(mut self) -> Result<Vec<Summary>, Vec<Problem>> {
         self.stop.send_replace(true);
         let summary = self.answer().await;
         // It ends by itself when nobody can change what is shown any more.
@@ -63,7 +65,7 @@ impl Link {
         summary
     }
 
-    async fn answer(&mut self) -> Result<Summary, Vec<Problem>> {
+    async fn answer(&mut self) -> Result<Vec<Summary>, Vec<Problem>> {
         let broken = || Err(ended("the link ended without an answer".to_owned(), "DEMO_LINK_ENDED"));
         match self.task.take() {
             Some(task) => task.await.unwrap_or_else(|_| broken()),

@@ -35,7 +35,10 @@ pub(super) async fn pass(settings: &Settings, source: &Session, checkpoint: &Che
             "this is another server or database than the one that the checkpoint belongs to",
         )
         .position(checkpoint.position)
-        .remedy(format!("correct the address in [blue]; if the source was restored or replaced: {ANEW}")));
+        .remedy(format!(
+            "correct the address in [{}]; if the source was restored or replaced: {ANEW}",
+            settings.source_name()
+        )));
     }
     if facts.timeline.is_some_and(|timeline| i64::from(timeline) != i64::from(checkpoint.source.timeline)) {
         return Err(refuse("SOURCE_CHANGED", format!(

@@ -6,7 +6,11 @@
 //! ```
 
 mod gate;
+mod prepare;
 mod setup;
+mod two_way;
+
+pub use prepare::prepare;
 
 use std::sync::Arc;
 
@@ -22,7 +26,6 @@ use crate::copy::catch_up::FinishedChunks;
 use crate::copy::{self, Copied, Copy};
 use crate::live::{Live, Stage};
 use crate::lsn::Lsn;
-use crate::manifest::Direction;
 use crate::marker::Link;
 use crate::names::TableName;
 use crate::pg::session::Session;
@@ -30,6 +33,7 @@ use crate::plan::{Plan, Source};
 use crate::problem::{Blame, Problem};
 use crate::source::session::{ReplicationSession, SlotSnapshot};
 use crate::stream::lifting::Lifting;
+use crate::stream::seen::Seen;
 use crate::stream::{self, End, Filter, Stream};
 use crate::transform::{Artifact, Guest};
 
@@ -41,6 +45,21 @@ pub struct Context {
     pub artifact: Option<Arc<Artifact>>,
     /// Who this host is, for whoever finds the link held.
     pub host: String,
+    /// With another link.
+    pub pair: Option<Pair>,
+}
+
+/// What a link shares with the other one of its migration.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// Whether this link writes, or watches.
+    pub applies: bool,
+    /// Whether the other one writes.
+    pub other_applies: bool,
+    /// What this link's decoder has seen.
+    pub seen: Arc<Seen>,
+    /// What the other one's has.
+    pub theirs: Arc<Seen>,
 }
 
 /// What is special about one life.
@@ -65,11 +84,17 @@ struct Open<'a> {
     shapes: setup::Known,
     identity: LinkIdentity,
     live: &'a watch::Sender<Live>,
+    /// The plan of the other link, if there is one.
+    back: Option<Arc<Plan>>,
 }
 
 /// The tables that a link has streamed so far; `None` before its first start.
-pub async fn started_with(target: &Session, migration: &str) -> Result<Option<Vec<(TableName, Shape)>>, Problem> {
-    setup::known(target, migration).await
+pub async fn started_with(
+    target: &Session,
+    migration: &str,
+    link: Link,
+) -> Result<Option<Vec<(TableName, Shape)>>, Problem> {
+    setup::known(target, migration, link).await
 }
 
 /// Runs one life.
@@ -83,22 +108,23 @@ pub async fn run(
     live.send_modify(|live| live.stage = Stage::Starting);
     let source = Session::connect_blaming(&settings.source().address, Blame::Source, "check").await.map_err(one)?;
     let target = Session::connect_blaming(&settings.target().address, Blame::Target, "apply").await.map_err(one)?;
-    let known = setup::known(&target, &settings.name).await.map_err(one)?;
+    let known = setup::known(&target, &settings.name, settings.link).await.map_err(one)?;
     let given = Given {
         settings,
         artifact: context.artifact.as_deref(),
         source: &source,
         target: &target,
         started_with: known.as_deref(),
+        copies: settings.link == settings.origin(),
     };
     let findings = check::preflight(&given).await.map_err(one)?;
-    let Findings { problems, warnings, plan, source: catalog, .. } = findings;
+    let Findings { problems, warnings, plan, back, source: catalog, .. } = findings;
     let Some(plan) = plan.filter(|_| problems.is_empty()) else { return Err(problems) };
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let shape = |source: &Source| Some((source.name.clone(), catalog.tables.get(&source.name)?.shape()));
     let shapes = plan.sources.iter().filter_map(shape).collect();
     let (hold, identity) = setup::hold(context, &source, &target).await.map_err(one)?;
-    let open = Open { context, target, _hold: hold, plan, shapes, identity, live };
+    let open = Open { context, target, _hold: hold, plan, back, shapes, identity, live };
     open.go(&source, orders, stop).await.map_err(|problem| one(open.with_artifact(problem)))
 }
 
@@ -123,12 +149,13 @@ impl Open<'_> {
     }
 
     async fn go(&self, source: &Session, orders: Orders, stop: watch::Receiver<bool>) -> Result<End, Problem> {
-        let identity = &self.identity;
+        let (settings, identity) = (&self.context.settings, &self.identity);
         let client = self.target.client();
         checkpoint::clear_problem(client, &identity.migration, identity.link).await?;
         let checkpoint =
             checkpoint::load(client, &identity.migration, identity.link).await?.ok_or_else(setup::vanished)?;
         match checkpoint.phase {
+            Phase::Preparing if settings.link != settings.origin() => return Err(setup::vanished()),
             Phase::Preparing => {
                 let (session, snapshot) = self.first_start(source).await?;
                 if self.copy(&snapshot, &stop).await? == Copied::Stopped {
@@ -137,13 +164,13 @@ impl Open<'_> {
                 drop(session);
             }
             Phase::Copying => {
-                gate::pass(&self.context.settings, source, &checkpoint).await?;
+                gate::pass(settings, source, &checkpoint).await?;
                 match self.resume_copy(source, orders, &stop).await? {
                     End::Stopped => return Ok(End::Stopped),
                     End::Reached => {}
                 }
             }
-            Phase::Streaming => gate::pass(&self.context.settings, source, &checkpoint).await?,
+            Phase::Streaming => gate::pass(settings, source, &checkpoint).await?,
         }
         self.stream(source, orders, stop).await
     }
@@ -156,8 +183,15 @@ impl Open<'_> {
         copy::plan_chunks(&self.copy_of(&snapshot)).await?;
         setup::save_shapes(&self.target, &self.identity, &self.shapes).await?;
         let (client, identity) = (self.target.client(), &self.identity);
-        checkpoint::adopt_slot(client, &identity.migration, identity.link, identity.epoch, snapshot.consistent_point)
-            .await?;
+        checkpoint::adopt_slot(
+            client,
+            &identity.migration,
+            identity.link,
+            identity.epoch,
+            snapshot.consistent_point,
+            Phase::Copying,
+        )
+        .await?;
         tracing::info!(position = %snapshot.consistent_point, tables = self.plan.sources.len(), "slot made; copying");
         Ok((session, snapshot))
     }
@@ -193,7 +227,7 @@ impl Open<'_> {
     ) -> Result<End, Problem> {
         let settings = &self.context.settings;
         let mut session = ReplicationSession::connect(&settings.source().address, "snapshot").await?;
-        let snapshot = session.create_slot(&setup::copy_slot(&settings.name), true).await?;
+        let snapshot = session.create_slot(&setup::copy_slot(settings), true).await?;
         tracing::info!(position = %snapshot.consistent_point, "copy resumes in a new snapshot");
         let (client, identity) = (self.target.client(), &self.identity);
         let chunks = chunk::list(client, &identity.migration, identity.link).await?;
@@ -215,7 +249,9 @@ impl Open<'_> {
             false => None,
         };
         tracing::trace!(until = ?until, "stream");
-        self.live.send_modify(|live| live.stage = Stage::Streaming);
+        let applies = self.context.pair.as_ref().is_none_or(|pair| pair.applies);
+        let stage = if applies { Stage::Streaming } else { Stage::Watching };
+        self.live.send_modify(|live| live.stage = stage);
         self.run_stream(source, orders, (None, until), None, stop).await
     }
 
@@ -244,7 +280,7 @@ impl Open<'_> {
         let slot = settings.slot();
         let stream = gate::start(source, session, &slot, checkpoint.position).await?;
         let guest = self.context.artifact.as_ref();
-        let guest = guest.map(|artifact| Guest::new(artifact.clone(), Direction::Forward, settings.limits));
+        let guest = guest.map(|artifact| Guest::new(artifact.clone(), settings.link.into(), settings.limits));
         let writer = Writer::start(client, self.plan.clone(), identity.clone(), checkpoint.position).await?;
         tracing::info!(position = %checkpoint.position, strict = orders.strict_until.is_some(), "streaming");
         let parts = Stream {
@@ -252,11 +288,14 @@ impl Open<'_> {
             writer,
             lifting: Lifting::new(self.plan.clone(), guest),
             plan: self.plan.clone(),
-            own: (identity.migration_id, Link::Forward),
+            own: (identity.migration_id, identity.link),
+            context: checkpoint.context,
             until_snapshot,
             until_caught_up,
             strict_until: orders.strict_until,
             filter,
+            lingers: self.context.pair.is_some(),
+            two_way: self.two_way(&checkpoint).await?,
         };
         stream::run(parts, stop, self.live).await
     }

@@ -33,21 +33,21 @@ pub(super) fn vanished() -> Problem {
 }
 
 /// What the target remembers; `None` before the first start has ended.
-pub(super) async fn known(target: &Session, migration: &str) -> Outcome<Option<Known>> {
+pub(super) async fn known(target: &Session, migration: &str, link: Link) -> Outcome<Option<Known>> {
     let exists = target.one("SELECT to_regclass('falkirk.checkpoint') IS NOT NULL").await?;
     if !exists.flag(0)? {
         return Ok(None);
     }
     let started = target
         .rows(&format!(
-            "SELECT FROM falkirk.checkpoint WHERE migration = {} AND link = 'forward' AND phase <> 'preparing'",
+            "SELECT FROM falkirk.checkpoint WHERE migration = {} AND link = '{link}' AND phase <> 'preparing'",
             quote_text(migration)
         ))
         .await?;
     if started.is_empty() {
         return Ok(None);
     }
-    let shapes = checkpoint::load_shapes(target.client(), migration, Link::Forward).await?;
+    let shapes = checkpoint::load_shapes(target.client(), migration, link).await?;
     let read = |(name, shape)| match serde_json::from_value(shape) {
         Ok(shape) => Ok((name, shape)),
         Err(_) => Err(Problem::refuse(Blame::Target, "SHAPE_UNREADABLE", "a row of falkirk.shape is not readable")),
@@ -79,7 +79,7 @@ pub(super) async fn hold(context: &Context, source: &Session, target: &Session) 
         slot: settings.slot(),
         slot_created_at: Lsn::ZERO,
     };
-    let (client, link) = (target.client(), Link::Forward);
+    let (client, link) = (target.client(), settings.link);
     let is_new = checkpoint::load(client, &settings.name, link).await?.is_none();
     if is_new && facts::slot(source, &settings.slot()).await?.is_some() {
         return Err(Problem::refuse(
@@ -96,7 +96,7 @@ pub(super) async fn hold(context: &Context, source: &Session, target: &Session) 
 }
 
 async fn lock(hold: &Session, target: &Session, settings: &Settings) -> Outcome<()> {
-    let key = quote_text(&format!("falkirk {} forward", settings.name));
+    let key = quote_text(&format!("falkirk {} {}", settings.name, settings.link));
     let began = Instant::now();
     loop {
         let row = hold.one(&format!("SELECT pg_try_advisory_lock(hashtextextended({key}, 0))")).await?;
@@ -104,12 +104,15 @@ async fn lock(hold: &Session, target: &Session, settings: &Settings) -> Outcome<
             return Ok(());
         }
         if began.elapsed() > HOLD_PATIENCE {
-            let holder = checkpoint::load(target.client(), &settings.name, Link::Forward).await?;
+            let holder = checkpoint::load(target.client(), &settings.name, settings.link).await?;
             let host = holder.map(|checkpoint| checkpoint.host).unwrap_or_default();
             return Err(Problem::refuse(
                 Blame::Host,
                 "LINK_HELD",
-                format!("another host ({host}) runs the forward link of {}; nothing was written", settings.name),
+                format!(
+                    "another host ({host}) runs the {} link of {}; nothing was written",
+                    settings.link, settings.name
+                ),
             )
             .remedy("let it run, or end it first; this host may then be started again"));
         }
@@ -152,8 +155,8 @@ pub(super) async fn slot(
 }
 
 /// A name for the temporary slot whose snapshot a resumed copy reads.
-pub(super) fn copy_slot(migration: &str) -> String {
-    format!("falkirk_{migration}_copy_{}", std::process::id())
+pub(super) fn copy_slot(settings: &Settings) -> String {
+    format!("falkirk_{}_copy_{}", settings.name, std::process::id())
 }
 
 /// A position that holds everything committed so far, and that the stream is sure to pass: on an idle source the log may

@@ -13,6 +13,7 @@ pub mod bind;
 pub mod fit;
 pub mod keyed;
 pub mod order;
+pub mod parts;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -126,6 +127,8 @@ pub struct Target {
     pub cascades: bool,
     /// Whether any column is GENERATED ALWAYS AS IDENTITY: inserts need OVERRIDING SYSTEM VALUE.
     pub identity_always: bool,
+    /// What the link keeps for itself in the target, such as mirrors: none of the application's tables.
+    pub internal: bool,
 }
 
 /// A column that is written.

@@ -11,6 +11,8 @@
 //! Skipped are transactions that the checkpoint contains already (L2: a slot goes back after a crash of the source),
 //! and those that carry the marker of the other link of this migration (L7). Both are counted, neither is a loss.
 
+use std::sync::Arc;
+
 use crate::change::{Change, Commit};
 use crate::decode::Message;
 use crate::lsn::Lsn;
@@ -18,7 +20,9 @@ use crate::marker::{self, Link, Marker, MigrationId};
 use crate::plan::Plan;
 use crate::problem::{Blame, Outcome, Problem};
 
+use super::notes::Notebook;
 use super::relations::Relations;
+use super::seen::{Note, Seen};
 
 /// Changes after which a batch is handed on at the next commit.
 pub const BATCH_CHANGES: usize = 20_000;
@@ -34,6 +38,21 @@ pub struct Placed {
     pub change: Change,
     /// The commit position of its transaction.
     pub at: Lsn,
+    /// What its application could know of the target: the position of the other link's last marker before it.
+    pub knew: Lsn,
+}
+
+/// The end of a transaction among collected changes.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// How many changes stand up to it.
+    pub changes: usize,
+    /// Its commit.
+    pub commit: Commit,
+    /// The position of the other link's last marker before it.
+    pub context: Lsn,
+    /// Which rows it changed, for the other link; empty without one.
+    pub notes: Vec<Note>,
 }
 
 /// What was collected so far, ready to be lifted.
@@ -43,9 +62,8 @@ pub struct Collected {
     pub changes: Vec<Placed>,
     /// The first part of a target transaction.
     pub opens: bool,
-    /// The transactions that end in it: how many changes of the batch stand up to their end, and their commit. Empty:
-    /// a part of a large transaction, more follows.
-    pub commits: Vec<(usize, Commit)>,
+    /// The transactions that end in it. Empty: a part of a large transaction, more follows.
+    pub commits: Vec<Ended>,
     /// Commit position of the transaction that is open at its end.
     pub open_at: Lsn,
 }
@@ -59,6 +77,7 @@ struct Open {
     start: usize,
     /// A part of it was handed on.
     parted: bool,
+    notes: Vec<Note>,
 }
 
 /// Assembles batches.
@@ -72,7 +91,9 @@ pub struct Assembler {
     open: Option<Open>,
     changes: Vec<Placed>,
     /// Ends of complete transactions in `changes`.
-    commits: Vec<(usize, Commit)>,
+    commits: Vec<Ended>,
+    /// The position of the other link's last marker so far.
+    context: Lsn,
     bytes: usize,
     /// Everything up to here was seen and nothing of it is held back.
     idle_at: Lsn,
@@ -83,6 +104,8 @@ pub struct Assembler {
     parted_before: bool,
     /// Each transaction is a batch of its own: while a change to blame is looked for.
     pub one_by_one: bool,
+    /// With another link: takes notes for it.
+    pub notebook: Option<(Notebook, Arc<Seen>)>,
     /// Transactions that were skipped because the checkpoint contains them.
     pub repeated: u64,
     /// Transactions that were skipped because the other link wrote them.
@@ -90,8 +113,8 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// An assembler for a link that goes on from checkpoint `from`, and ends at `until` if given.
-    pub fn new(from: Lsn, until: Option<Lsn>, own: (MigrationId, Link)) -> Self {
+    /// An assembler for a link that goes on from checkpoint `from` with its context, and ends at `until` if given.
+    pub fn new((from, context): (Lsn, Lsn), until: Option<Lsn>, own: (MigrationId, Link)) -> Self {
         Assembler {
             from,
             until,
@@ -99,12 +122,14 @@ impl Assembler {
             open: None,
             changes: Vec::new(),
             commits: Vec::new(),
+            context,
             bytes: 0,
             idle_at: Lsn::ZERO,
             problem: None,
             reached: false,
             parted_before: false,
             one_by_one: false,
+            notebook: None,
             repeated: 0,
             marked: 0,
         }
@@ -137,14 +162,23 @@ impl Assembler {
                 // L2: the checkpoint holds an end of a commit, so what committed before it is in the target.
                 let skip = final_lsn < self.from;
                 self.repeated += u64::from(skip);
-                self.open = Some(Open { commit_lsn: final_lsn, skip, start: self.changes.len(), parted: false });
+                self.open = Some(Open {
+                    commit_lsn: final_lsn,
+                    skip,
+                    start: self.changes.len(),
+                    parted: false,
+                    notes: Vec::new(),
+                });
                 Ok(())
             }
             Message::Relation(relation) => relations.describe(plan, &relation),
             Message::Change(change) => {
-                let Some(open) = self.open.as_ref().filter(|open| !open.skip) else { return Ok(()) };
+                let Some(open) = self.open.as_mut().filter(|open| !open.skip) else { return Ok(()) };
                 self.bytes += change.weight_bytes();
-                self.changes.push(Placed { change, at: open.commit_lsn });
+                if let Some((notebook, _)) = &self.notebook {
+                    notebook.note_change(&change, relations, &mut open.notes);
+                }
+                self.changes.push(Placed { change, at: open.commit_lsn, knew: self.context });
                 Ok(())
             }
             Message::Logical { transactional, prefix, content } => {
@@ -155,8 +189,9 @@ impl Assembler {
             }
             Message::Commit(commit) => {
                 if let Some(open) = self.open.take() {
-                    self.close(&open, commit);
+                    self.close(open, commit);
                 }
+                self.pass(commit.end_lsn);
                 Ok(())
             }
             Message::Origin => Ok(()),
@@ -167,8 +202,9 @@ impl Assembler {
     /// message: chains of migrations still flow.
     fn signed(&mut self, marker: Option<Marker>) -> Outcome<()> {
         let (migration_id, link) = self.own;
-        let echo = marker.is_some_and(|marker| marker.migration_id == migration_id && marker.link == link.other());
-        let Some(open) = self.open.as_mut().filter(|open| echo && !open.skip) else { return Ok(()) };
+        let echo = marker.filter(|marker| marker.migration_id == migration_id && marker.link == link.other());
+        let (Some(open), Some(echo)) = (self.open.as_mut().filter(|open| !open.skip), echo) else { return Ok(()) };
+        self.context = self.context.max(echo.position);
         if open.parted {
             return Err(Problem::stop(
                 Blame::Host,
@@ -177,24 +213,34 @@ impl Assembler {
             ));
         }
         open.skip = true;
+        open.notes.clear();
         self.changes.truncate(open.start);
         self.marked += 1;
         Ok(())
     }
 
-    fn close(&mut self, open: &Open, commit: Commit) {
+    /// L8: what a transaction changed is known to the other link before its position counts as passed.
+    fn close(&mut self, open: Open, commit: Commit) {
+        if let Some((_, seen)) = self.notebook.as_ref().filter(|_| !open.notes.is_empty()) {
+            seen.note(open.commit_lsn, &open.notes);
+        }
         self.idle_at = self.idle_at.max(commit.end_lsn);
         // A transaction without changes for this link (skipped, or of other tables) is nothing to write down at once:
         // the position moves past it with the next one that has some, or when the stream is idle.
         if open.parted || self.changes.len() > open.start {
-            self.commits.push((self.changes.len(), commit));
+            self.commits.push(Ended { changes: self.changes.len(), commit, context: self.context, notes: open.notes });
         }
+    }
+
+    fn pass(&self, position: Lsn) {
+        self.notebook.iter().for_each(|(_, seen)| seen.pass(position));
     }
 
     /// The source says that it has nothing more up to `position`. Means nothing while a transaction is being read.
     pub fn idle(&mut self, position: Lsn) {
         if self.open.is_none() && !self.ended() {
             self.idle_at = self.idle_at.max(position);
+            self.pass(position);
             self.reached |= self.until.is_some_and(|until| position >= until);
         }
     }
@@ -202,6 +248,11 @@ impl Assembler {
     /// The position up to which everything was seen, if nothing is held back.
     pub fn idle_position(&self) -> Option<Lsn> {
         (self.open.is_none() && self.changes.is_empty() && !self.ended()).then_some(self.idle_at)
+    }
+
+    /// The position of the other link's last marker so far.
+    pub fn context(&self) -> Lsn {
+        self.context
     }
 
     /// Nothing more is taken: a problem, or `until` was reached.
@@ -232,6 +283,16 @@ impl Assembler {
         self.problem.take()
     }
 
+    /// Everything that committed before it was read.
+    pub fn seen_up_to(&self) -> Lsn {
+        self.idle_at
+    }
+
+    /// Bytes that are held.
+    pub fn held_bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether the batch is large enough to be handed on.
     pub fn full(&self) -> bool {
         let large = self.bytes >= BATCH_BYTES || self.changes.len() >= PART_CHANGES;
@@ -241,13 +302,15 @@ impl Assembler {
     /// Hands on what is complete; if nothing is complete and the batch is full, a part of the open transaction.
     pub fn cut(&mut self) -> Option<Collected> {
         // L3: while a change to blame is looked for, what stands before it must be committed before it is tried.
-        let whole = if self.one_by_one { self.commits.first() } else { self.commits.last() };
-        if let Some((complete, _)) = whole.copied() {
-            let handed = if self.one_by_one { 1 } else { self.commits.len() };
+        let fit = self.commits.iter().take_while(|ended| ended.changes <= PART_CHANGES).count();
+        let handed = if self.one_by_one { 1 } else { fit.max(1) };
+        let whole = self.commits.get(handed.saturating_sub(1)).or(self.commits.last());
+        if let Some(complete) = whole.map(|ended| ended.changes) {
+            let handed = handed.min(self.commits.len());
             let rest = self.changes.split_off(complete);
             let changes = std::mem::replace(&mut self.changes, rest);
             let mut later = self.commits.split_off(handed);
-            later.iter_mut().for_each(|(end, _)| *end -= complete);
+            later.iter_mut().for_each(|ended| ended.changes -= complete);
             let commits = std::mem::replace(&mut self.commits, later);
             if let Some(open) = &mut self.open {
                 open.start = open.start.saturating_sub(complete);

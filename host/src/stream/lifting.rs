@@ -3,18 +3,20 @@
 //! No I/O. A fault names the change; the flow then applies what stands before that change's transaction and stops
 //! exactly there (L3).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::change::{Before, Change, Event, Image};
+use crate::delta::decide::Claim;
 use crate::delta::fold::Folder;
 use crate::delta::lift::{self, LiftError, Lifter};
-use crate::delta::{Effect, Operation, Set};
+use crate::delta::{Effect, Operation, Set, Whole};
 use crate::plan::{Answer, Plan};
 use crate::problem::{Blame, Problem};
 use crate::transform::Guest;
 
 use super::assemble::Placed;
-use super::relations::{Bound, Relations, reordered};
+use super::relations::{Bound, Relations, in_order};
 
 /// A change that could not be lifted.
 #[derive(Debug)]
@@ -58,6 +60,28 @@ impl Lifting {
         let plan = self.plan.clone();
         let mut folder = Folder::new(&plan.targets);
         folder.one_by_one = one_by_one;
+        self.lift_each(changes, relations, &mut |_, operation, _| folder.push(operation))?;
+        Ok(folder.finish())
+    }
+
+    /// The operations that `changes` ask for, each with what is needed to decide it while both links write.
+    pub fn claims(&mut self, changes: &[Placed], relations: &Relations) -> Result<Vec<Claim>, Fault> {
+        let mut claims = Vec::with_capacity(changes.len());
+        self.lifter.wholes = Some(HashMap::new());
+        self.lift_each(changes, relations, &mut |change, operation, whole| {
+            let Placed { knew, at, .. } = changes[change];
+            claims.push(Claim { operation, whole, knew, at });
+        })?;
+        Ok(claims)
+    }
+
+    fn lift_each(
+        &mut self,
+        changes: &[Placed],
+        relations: &Relations,
+        take: &mut dyn FnMut(usize, Operation, Option<Whole>),
+    ) -> Result<(), Fault> {
+        let plan = self.plan.clone();
         let resolved = self.resolve(changes, relations)?;
         let mut answers = self.ask(&resolved)?;
         let mut operations = Vec::new();
@@ -67,7 +91,7 @@ impl Lifting {
             let after = resolved.asked.after.then(|| answers[resolved.source].next()).flatten();
             let source = &plan.sources[resolved.source];
             if let Event::Truncate { relations: tables, .. } = resolved.event.as_ref() {
-                folder.push(truncate(&plan, tables, relations).map_err(fault)?);
+                take(resolved.change, truncate(&plan, tables, relations).map_err(fault)?, None);
                 continue;
             }
             self.lifter
@@ -80,9 +104,12 @@ impl Lifting {
                     &mut operations,
                 )
                 .map_err(|error| fault(lift_problem(error).table(&source.name)))?;
-            operations.drain(..).for_each(|operation| folder.push(operation));
+            for (at, operation) in operations.drain(..).enumerate() {
+                let whole = self.lifter.wholes.as_mut().and_then(|wholes| wholes.remove(&at));
+                take(resolved.change, operation, whole);
+            }
         }
-        Ok(folder.finish())
+        Ok(())
     }
 
     fn resolve<'a>(&self, changes: &'a [Placed], relations: &Relations) -> Result<Vec<Resolved<'a>>, Fault> {
@@ -100,9 +127,13 @@ impl Lifting {
             };
             let event = match order {
                 None => std::borrow::Cow::Borrowed(event),
-                Some(order) => std::borrow::Cow::Owned(reorder(event, order)),
+                Some(order) => std::borrow::Cow::Owned(in_order(event, order)),
             };
-            let asked = lift::ask(&self.plan.sources[source], &event);
+            let mut asked = lift::ask(&self.plan.sources[source], &event);
+            // A winning change that finds no row inserts the whole of it.
+            asked.after |= self.lifter.wholes.is_some()
+                && matches!(*event, Event::Update { .. })
+                && self.plan.sources[source].rule.guest_table.is_some();
             resolved.push(Resolved { change: at, source, event, asked });
         }
         Ok(resolved)
@@ -137,20 +168,6 @@ impl Lifting {
             answers.push(answered.into_iter());
         }
         Ok(answers)
-    }
-}
-
-fn reorder(event: &Event, order: &[usize]) -> Event {
-    let old = |before: &Before| match before {
-        Before::Absent => Before::Absent,
-        Before::Key(image) => Before::Key(reordered(image, order)),
-        Before::Full(image) => Before::Full(reordered(image, order)),
-    };
-    match event {
-        Event::Insert(image) => Event::Insert(reordered(image, order)),
-        Event::Update { before, after } => Event::Update { before: old(before), after: reordered(after, order) },
-        Event::Delete(before) => Event::Delete(old(before)),
-        Event::Truncate { .. } => event.clone(),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::change::{Image, Relation};
+use crate::change::{Before, Event, Image, Relation};
 use crate::names::TableName;
 use crate::plan::{Plan, Source};
 use crate::problem::{Blame, Outcome, Problem};
@@ -74,6 +74,21 @@ impl Relations {
 /// An image with its cells in the plan's order.
 pub fn reordered(image: &Image, order: &[usize]) -> Image {
     Image::from_datums(&order.iter().map(|position| image.datum(*position)).collect::<Vec<_>>())
+}
+
+/// An event with the cells of its images in the plan's order.
+pub fn in_order(event: &Event, order: &[usize]) -> Event {
+    let old = |before: &Before| match before {
+        Before::Absent => Before::Absent,
+        Before::Key(image) => Before::Key(reordered(image, order)),
+        Before::Full(image) => Before::Full(reordered(image, order)),
+    };
+    match event {
+        Event::Insert(image) => Event::Insert(reordered(image, order)),
+        Event::Update { before, after } => Event::Update { before: old(before), after: reordered(after, order) },
+        Event::Delete(before) => Event::Delete(old(before)),
+        Event::Truncate { .. } => event.clone(),
+    }
 }
 
 /// Every difference between the columns that the plan knows and those that the stream describes, in words.

@@ -287,5 +287,6 @@ pub(super) fn mirror_target() -> Target {
         uniques: Vec::new(),
         cascades: false,
         identity_always: false,
+        internal: true,
     }
 }

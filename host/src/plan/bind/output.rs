@@ -378,6 +378,7 @@ impl Binder<'_> {
             key,
             cascades: table.foreign_keys.iter().any(|foreign_key| foreign_key.on_delete == 'c'),
             identity_always: table.columns.iter().any(|column| column.identity == Identity::Always),
+            internal: false,
         });
         self.target_ids.insert(table.name.clone(), self.targets.len() - 1);
         self.targets.len() - 1

@@ -1,0 +1,211 @@
+//! Target transactions whose rows are decided under locks, while both links write (L8).
+//!
+//! ```text
+//!   open()  BEGIN marker checkpoint held | lock()  which rows are there, FOR UPDATE | decided by the flow |
+//!   write() the decided sets, the new checkpoint
+//! ```
+//!
+//! From `lock` on nobody else changes the rows, so what the flow learns about them holds until COMMIT.
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+
+use super::{Expected, Writer, number};
+use crate::apply::checkpoint::Counters;
+use crate::apply::encode::{self, Ready, Typed};
+use crate::apply::fault;
+use crate::apply::statement::{self, Parameter};
+use crate::delta::Key;
+use crate::lsn::Lsn;
+use crate::plan::Target;
+use crate::problem::{Blame, Outcome, Problem};
+
+/// How many keys are locked by one statement.
+const LOCK_ROWS: usize = 10_000;
+
+/// What a link tells the other one of its source, kept with the checkpoint.
+#[derive(Clone, Debug, Default)]
+pub struct Recent {
+    /// The notes.
+    pub bytes: Vec<u8>,
+    /// What the other link's context has passed is forgotten.
+    pub passed: Lsn,
+}
+
+/// A change that was not written, for people to look at.
+#[derive(Clone, Debug)]
+pub struct Lost {
+    /// Position in `Plan::targets`.
+    pub target: usize,
+    /// The row.
+    pub key: Key,
+    /// A digest of table and key.
+    pub digest: [u8; 16],
+    /// `update`, `insert`, `delete` or `unique`.
+    pub kind: &'static str,
+    /// The commit position of the change.
+    pub position: Lsn,
+    /// What it would have written, as JSON; `None` for a delete.
+    pub values: Option<String>,
+    /// `decided` by the policy, or `open`.
+    pub state: &'static str,
+    /// The side that won.
+    pub winner: Option<&'static str>,
+}
+
+const RECENT: &str = "WITH passed AS (DELETE FROM falkirk.recent WHERE migration = $1::text AND link = $2::text \
+    AND position < $5::pg_lsn) \
+    INSERT INTO falkirk.recent (migration, link, position, rows) VALUES ($1::text, $2::text, $3::pg_lsn, $4::bytea)";
+
+impl Writer<'_> {
+    /// Opens a transaction of which only the position is known so far.
+    pub async fn open(&mut self, position: Lsn) -> Outcome<()> {
+        self.usable()?;
+        self.broken = true;
+        let run = async {
+            self.check_all().await?;
+            self.commit();
+            self.begin(position, None, Counters::default(), true);
+            self.check_all().await
+        };
+        match run.await {
+            Ok(()) => {
+                self.broken = false;
+                Ok(())
+            }
+            Err(problem) => Err(self.give_up(problem.position(position)).await),
+        }
+    }
+
+    /// Locks rows of one target and says which of them are there, in the order of `keys`.
+    pub async fn lock(&mut self, target: usize, keys: &[Key]) -> Outcome<Vec<bool>> {
+        let mut found = Vec::with_capacity(keys.len());
+        for part in keys.chunks(LOCK_ROWS) {
+            match self.lock_part(target, part).await {
+                Ok(there) => found.extend(there),
+                Err(error) => {
+                    let problem = fault::written(&error, self.strict).table(&self.plan.targets[target].name);
+                    return Err(self.give_up(problem).await);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn lock_part(&mut self, index: usize, keys: &[Key]) -> Result<Vec<bool>, tokio_postgres::Error> {
+        let (described, ready) = keys_of(&self.plan.targets[index], keys);
+        let sql = statement::lock(&self.plan.targets[index], &described);
+        let statement = self.statements.get(self.client, sql).await?;
+        let rows = self.client.query_raw(&statement, ready).await?;
+        let places: Vec<i64> = rows.map_ok(|row| row.get::<_, i64>(0)).try_collect().await?;
+        let mut there = vec![false; keys.len()];
+        for place in places {
+            there[(place - 1) as usize] = true;
+        }
+        Ok(there)
+    }
+
+    /// Lets go of an open transaction: nothing of it was written.
+    pub async fn abandon(&mut self) -> Outcome<()> {
+        self.sent.clear();
+        self.open = None;
+        self.client.batch_execute("ROLLBACK").await.map_err(|error| fault::refused(&error))
+    }
+
+    /// Keeps the notes for the other link, in the open transaction (L8).
+    pub(super) async fn keep_recent(&mut self, position: Lsn, recent: &Recent) -> Outcome<()> {
+        let statement = match self.statements.get(self.client, RECENT.to_owned()).await {
+            Ok(statement) => statement,
+            Err(error) => return Err(fault::written(&error, self.strict)),
+        };
+        let text = |text: &str| Ready(Bytes::copy_from_slice(text.as_bytes()));
+        let parameters = vec![
+            text(&self.identity.migration),
+            text(self.identity.link.name()),
+            number(position.0 as i64),
+            Ready(Bytes::copy_from_slice(&recent.bytes)),
+            number(recent.passed.0 as i64),
+        ];
+        self.send(Expected::Nothing, statement, parameters);
+        Ok(())
+    }
+
+    /// Records changes that were not written, with what their rows hold instead, in the open transaction (L3).
+    pub async fn record(&mut self, lost: &[Lost]) -> Outcome<()> {
+        for lost in lost {
+            if let Err(error) = self.record_one(lost).await {
+                let problem = fault::written(&error, self.strict).table(&self.plan.targets[lost.target].name);
+                return Err(self.give_up(problem).await);
+            }
+        }
+        Ok(())
+    }
+
+    async fn record_one(&mut self, lost: &Lost) -> Result<(), tokio_postgres::Error> {
+        let target = &self.plan.targets[lost.target];
+        let (described, mut ready) = keys_of(target, std::slice::from_ref(&lost.key));
+        let sql = record_sql(target, &described, ready.len());
+        let text = |text: &str| Ready(Bytes::copy_from_slice(text.as_bytes()));
+        let optional = |text: Option<&str>| text.unwrap_or_default().to_owned();
+        ready.extend([
+            text(&self.identity.migration),
+            text(self.identity.link.name()),
+            number(lost.position.0 as i64),
+            text(lost.kind),
+            text(&target.name.to_string()),
+            Ready(Bytes::copy_from_slice(&lost.digest)),
+            text(&optional(lost.values.as_deref())),
+            text(lost.state),
+            text(&optional(lost.winner)),
+        ]);
+        let statement = self.statements.get(self.client, sql).await?;
+        self.client.execute_raw(&statement, ready).await?;
+        Ok(())
+    }
+}
+
+fn keys_of(target: &Target, keys: &[Key]) -> (Vec<Parameter>, Vec<Ready>) {
+    let columns = target.key.iter().enumerate();
+    columns
+        .map(|(at, column)| {
+            let preferred = Typed::of(target.columns[usize::from(*column)].base_oid);
+            let (wire, array) = encode::column(preferred, keys.iter().map(|key| &key[at]));
+            (Parameter { column: *column, wire }, array)
+        })
+        .unzip()
+}
+
+/// The row's key and content are read where they are, so that no value passes through the host.
+fn record_sql(target: &Target, described: &[Parameter], keys: usize) -> String {
+    let (rows, found) = statement::keyed(target, described);
+    let parameter = |at: usize| keys + at;
+    let name = |column: &u16| crate::names::quote_text(&target.columns[usize::from(*column)].name);
+    let key: Vec<String> =
+        target.key.iter().enumerate().map(|(at, column)| format!("{}, s.v{at}", name(column))).collect();
+    format!(
+        "INSERT INTO falkirk.conflict (migration, link, position, kind, target_table, key_digest, lost, state, winner, key, kept) \
+         SELECT ${}::text, ${}::text, ${}::pg_lsn, ${}::text, ${}::text, ${}::bytea, nullif(${}::text, '')::jsonb, ${}::text, \
+         nullif(${}::text, ''), jsonb_build_object({}), to_jsonb(t) FROM {rows} LEFT JOIN {} AS t ON {found}",
+        parameter(1),
+        parameter(2),
+        parameter(3),
+        parameter(4),
+        parameter(5),
+        parameter(6),
+        parameter(7),
+        parameter(8),
+        parameter(9),
+        key.join(", "),
+        target.name.sql(),
+    )
+}
+
+/// The other link does not say how far it has read.
+pub fn other_link_silent() -> Problem {
+    Problem::retry(
+        Blame::Host,
+        "OTHER_LINK_SILENT",
+        "the other link has not read its source up to now, so nothing can be decided",
+    )
+    .remedy("see why the other link does not run: `falkirk status`")
+}

@@ -1,0 +1,88 @@
+//! Preparing the link that copies nothing: its publication and slot must stand before the other link's first write, so
+//! that whatever the target's application does from then on is kept (counter-example 17).
+//!
+//! Runs before either link does, at every start; once prepared there is nothing left to do.
+
+use crate::apply::checkpoint::{self, Phase};
+use crate::apply::schema;
+use crate::check::{self, Given};
+use crate::config::Settings;
+use crate::pg::session::Session;
+use crate::plan::Source;
+use crate::problem::{Blame, Outcome, Problem};
+use crate::source::session::ReplicationSession;
+
+use super::{Context, Problems, one, setup};
+
+/// Prepares the link that `context` is for, and gives the migration one secret id on both sides (L7).
+pub async fn prepare(context: &Context) -> Result<(), Problems> {
+    let settings = &context.settings;
+    let source = Session::connect_blaming(&settings.source().address, Blame::Source, "prepare").await.map_err(one)?;
+    let target = Session::connect_blaming(&settings.target().address, Blame::Target, "prepare").await.map_err(one)?;
+    let known = setup::known(&target, &settings.name, settings.link).await.map_err(one)?;
+    let given = Given {
+        settings,
+        artifact: context.artifact.as_deref(),
+        source: &source,
+        target: &target,
+        started_with: known.as_deref(),
+        copies: false,
+    };
+    let findings = check::preflight(&given).await.map_err(one)?;
+    let Some(plan) = findings.plan.filter(|_| findings.problems.is_empty()) else { return Err(findings.problems) };
+    one_id(settings, &source, &target).await.map_err(one)?;
+    if known.is_some() {
+        return Ok(());
+    }
+    nothing_written_yet(settings, &source).await.map_err(one)?;
+    let shape = |source: &Source| Some((source.name.clone(), findings.source.tables.get(&source.name)?.shape()));
+    let shapes = plan.sources.iter().filter_map(shape).collect();
+    let make = async {
+        let (_hold, identity) = setup::hold(context, &source, &target).await?;
+        setup::publication(settings, &source, &plan).await?;
+        let mut session = ReplicationSession::connect(&settings.source().address, "slot").await?;
+        let snapshot = setup::slot(settings, &source, &mut session).await?;
+        setup::save_shapes(&target, &identity, &shapes).await?;
+        let (client, link, epoch) = (target.client(), identity.link, identity.epoch);
+        let at = snapshot.consistent_point;
+        checkpoint::adopt_slot(client, &identity.migration, link, epoch, at, Phase::Streaming).await?;
+        tracing::info!(link = link.name(), position = %at, "slot made; the way back is open");
+        Ok(())
+    };
+    make.await.map_err(one)
+}
+
+async fn one_id(settings: &Settings, source: &Session, target: &Session) -> Outcome<()> {
+    schema::ensure(source.client()).await?;
+    schema::ensure(target.client()).await?;
+    // The link that has run longer has made the id; it lies in its target, which is the source here.
+    let known = schema::known_migration_id(target.client(), &settings.name).await?;
+    if let Some(id) = known {
+        return schema::adopt_migration_id(source.client(), &settings.name, id).await;
+    }
+    let id = schema::migration_id(source.client(), &settings.name).await?;
+    schema::adopt_migration_id(target.client(), &settings.name, id).await
+}
+
+/// A slot that is made now says nothing of what was written before it.
+async fn nothing_written_yet(settings: &Settings, source: &Session) -> Outcome<()> {
+    let other = checkpoint::load(source.client(), &settings.name, settings.link.other()).await?;
+    match other.filter(|other| other.phase != Phase::Preparing) {
+        None => Ok(()),
+        Some(other) => Err(Problem::refuse(
+            Blame::Config,
+            "NO_WAY_BACK",
+            format!(
+                "the {} link has written {} without the {} link's slot: what its application changed since is not known",
+                settings.link.other(),
+                settings.source_name(),
+                settings.link
+            ),
+        )
+        .position(other.position)
+        .remedy(
+            "set rollback = \"none\" to go on in one direction only; for both, `falkirk clean` and start over with \
+             rollback = \"watch\"",
+        )),
+    }
+}

@@ -1,0 +1,113 @@
+//! What a link's stream needs beside the other link of its migration.
+
+use std::collections::BTreeSet;
+
+use crate::apply::checkpoint::{self, Checkpoint};
+use crate::config::Winner;
+use crate::delta::decide::Standing;
+use crate::marker::Link;
+use crate::names::TableName;
+use crate::pg::session::Session;
+use crate::plan::parts::Parts;
+use crate::plan::{Output, Plan, Source, Target};
+use crate::problem::{Blame, Outcome, Problem};
+use crate::stream::notes::Notebook;
+use crate::stream::seen::from_bytes;
+use crate::stream::{Deciding, Part, TwoWay};
+
+use super::{Open, Pair};
+
+impl Open<'_> {
+    /// `None` without another link.
+    pub(super) async fn two_way(&self, checkpoint: &Checkpoint) -> Outcome<Option<TwoWay>> {
+        let Some(pair) = &self.context.pair else { return Ok(None) };
+        let back = self.back.as_ref().ok_or_else(no_way_back)?;
+        let parts = match self.identity.link {
+            Link::Forward => Parts::new(&self.plan, back),
+            Link::Backward => Parts::new(back, &self.plan),
+        };
+        let part = match (pair.applies, pair.other_applies) {
+            (false, _) => Part::Watches,
+            (true, false) => Part::Applies,
+            (true, true) => Part::Decides(Box::new(self.deciding(pair, &parts, checkpoint).await?)),
+        };
+        let notebook = Notebook::new(&self.plan, back, &parts, self.identity.link);
+        Ok(Some(TwoWay { notebook, seen: pair.seen.clone(), part }))
+    }
+
+    async fn deciding(&self, pair: &Pair, parts: &Parts, checkpoint: &Checkpoint) -> Outcome<Deciding> {
+        let (settings, link) = (&self.context.settings, self.identity.link);
+        // What the other link noted before this host started; what came since is in memory.
+        let source = Session::connect_blaming(&settings.source().address, Blame::Source, "recent").await?;
+        let recent = checkpoint::recent(source.client(), &settings.name, link.other(), checkpoint.context).await?;
+        for (at, note) in recent.iter().flat_map(|bytes| from_bytes(bytes)) {
+            pair.theirs.note(at, &[note]);
+        }
+        let nudge = Session::connect_blaming(&settings.target().address, Blame::Target, "nudge").await?;
+        Ok(Deciding {
+            standings: self.standings()?,
+            parts: self.plan.targets.iter().map(|target| parts_of(target, parts, link)).collect(),
+            target_name: settings.target_name(),
+            theirs: pair.theirs.clone(),
+            nudge,
+        })
+    }
+
+    /// How this link stands on each of its targets.
+    fn standings(&self) -> Outcome<Vec<Standing>> {
+        let (settings, link) = (&self.context.settings, self.identity.link);
+        let mut standings = Vec::new();
+        for tables in together(&self.plan, self.back.as_deref()) {
+            let standing = match settings.winner(tables.iter())? {
+                Winner::Side(side) if side == link => Standing::Wins,
+                Winner::Side(_) => Standing::Yields,
+                Winner::Nobody => Standing::Stops,
+            };
+            standings.push(standing);
+        }
+        Ok(standings)
+    }
+}
+
+fn parts_of(target: &Target, parts: &Parts, link: Link) -> Vec<u64> {
+    target.columns.iter().map(|column| parts.of(link.other(), &target.name, &column.name)).collect()
+}
+
+/// For each target all tables, of either side, whose rows stand for one another with it: they have one winner.
+fn together(plan: &Plan, back: Option<&Plan>) -> Vec<BTreeSet<TableName>> {
+    let pairs = |plan: &Plan, swap: bool| -> Vec<[(bool, TableName); 2]> {
+        let of = |source: &Source| {
+            let outputs = source.rule.outputs.iter();
+            let pair =
+                |output: &Output| [(swap, source.name.clone()), (!swap, plan.targets[output.target].name.clone())];
+            outputs.map(pair).collect::<Vec<_>>()
+        };
+        plan.sources.iter().flat_map(of).collect()
+    };
+    let mut pairs_of_both = pairs(plan, false);
+    pairs_of_both.extend(back.map(|back| pairs(back, true)).unwrap_or_default());
+    let reached = |target: &Target| {
+        let mut known = BTreeSet::from([(true, target.name.clone())]);
+        loop {
+            let before = known.len();
+            for pair in &pairs_of_both {
+                if pair.iter().any(|node| known.contains(node)) {
+                    known.extend(pair.clone());
+                }
+            }
+            if known.len() == before {
+                return known.into_iter().map(|(_, name)| name).collect();
+            }
+        }
+    };
+    plan.targets.iter().map(reached).collect()
+}
+
+fn no_way_back() -> Problem {
+    Problem::refuse(
+        Blame::Config,
+        "NO_WAY_BACK",
+        "the rules of the other direction do not fit the two schemas, so the way back is not open",
+    )
+    .remedy("see `falkirk check`; or set rollback = \"none\" to go in one direction only")
+}

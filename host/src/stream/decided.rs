@@ -1,0 +1,251 @@
+//! Deciding a batch while both links write (L8): lock its rows, know what the target's application has done to them,
+//! decide, fold, write.
+//!
+//! ```text
+//!   claims --> open, lock --> [ wait until the other link has read the target up to now ] --> decide --> fold --> write
+//!                  ^                       | it takes too long: let the locks go and wait without them
+//!                  '-----------------------'
+//! ```
+//!
+//! The rule itself is pure and stands in `delta::decide`. Nothing is decided from values: what counts is who knew of whom.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::apply::writer::{Batch, Closing, Lost, Recent, Writer, other_link_silent};
+use crate::change::Datum;
+use crate::delta::decide::{self, Claim, Conflict, Facts, Halt, Kind, Rules, Standing};
+use crate::delta::fold::Folder;
+use crate::delta::{Effect, Key};
+use crate::live::Live;
+use crate::lsn::Lsn;
+use crate::pg::session::Session;
+use crate::plan::Plan;
+use crate::problem::{Blame, Outcome, Problem};
+
+use super::notes::row_digest;
+use super::seen::{RowDigest, Seen};
+
+/// How long the rows of a batch stay locked while the other link reads on.
+const PATIENCE_LOCKED: Duration = Duration::from_millis(500);
+/// How long a batch waits for the other link without holding anything.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Operations that are still to be decided, in source order.
+pub(super) struct Claims {
+    pub(super) claims: Vec<Claim>,
+    pub(super) first: Option<Lsn>,
+    pub(super) last: Option<Closing>,
+    pub(super) recent: Option<Recent>,
+}
+
+/// Decides the batches of one link.
+pub struct Deciding {
+    /// How the link stands, by target.
+    pub standings: Vec<Standing>,
+    /// The part of each column, by target.
+    pub parts: Vec<Vec<u64>>,
+    /// The side that this link writes.
+    pub target_name: &'static str,
+    /// What the other link has seen of the target.
+    pub theirs: Arc<Seen>,
+    /// A session of the target, to make the other link's source say how far it is.
+    pub nudge: Session,
+}
+
+/// What is known about the rows of one batch.
+struct Known<'k> {
+    plan: &'k Plan,
+    there: HashMap<(usize, Key), bool>,
+    theirs: &'k Seen,
+}
+
+impl Facts for Known<'_> {
+    fn exists(&self, target: usize, key: &Key) -> bool {
+        self.there.get(&(target, key.clone())).copied().unwrap_or(false)
+    }
+
+    fn changed(&self, target: usize, key: &Key, after: Lsn) -> u64 {
+        self.theirs.changed(digest(self.plan, target, key), after)
+    }
+}
+
+fn digest(plan: &Plan, target: usize, key: &Key) -> RowDigest {
+    let text = |datum: &'_ Datum| match datum {
+        Datum::Text(text) => text.clone(),
+        Datum::Null | Datum::Unset => bytes::Bytes::new(),
+    };
+    let parts: Vec<bytes::Bytes> = key.iter().map(text).collect();
+    row_digest(&plan.targets[target].name, parts.iter().map(AsRef::as_ref))
+}
+
+impl Deciding {
+    /// The source's application durably knows of the target's up to here: nothing older is asked for again.
+    pub(super) fn forget(&self, context: Lsn) {
+        self.theirs.forget(context);
+    }
+
+    /// Decides a batch and sends it; reports the durable position, like `Writer::write`.
+    pub(super) async fn write(
+        &mut self,
+        writer: &mut Writer<'_>,
+        plan: &Plan,
+        batch: Claims,
+        strict: bool,
+        live: &watch::Sender<Live>,
+    ) -> Outcome<Lsn> {
+        writer.strict = strict;
+        if batch.claims.is_empty() && batch.first.is_some() && batch.recent.is_none() {
+            let Claims { first, last, recent, .. } = batch;
+            return writer.write(Batch { segments: Vec::new(), first, last, recent }).await;
+        }
+        let there = self.lock(writer, plan, &batch).await?;
+        let known = Known { plan, there, theirs: &self.theirs };
+        let rules = Rules { targets: &plan.targets, standings: &self.standings, parts: &self.parts };
+        let decided = match decide::decide(rules, &batch.claims, &known) {
+            Ok(decided) => decided,
+            Err(halt) => {
+                writer.abandon().await?;
+                return Err(halted(plan, halt, strict));
+            }
+        };
+        let mut folder = Folder::new(&plan.targets);
+        folder.one_by_one = strict;
+        decided.operations.into_iter().for_each(|operation| folder.push(operation));
+        let lost: Vec<Lost> = decided.conflicts.iter().map(|conflict| self.lost(plan, conflict)).collect();
+        writer.record(&lost).await?;
+        live.send_modify(|live| {
+            live.decided.conflicts += lost.len() as u64;
+            live.decided.agreements += decided.agreements;
+        });
+        let Claims { last, recent, .. } = batch;
+        writer.write(Batch { segments: folder.finish(), first: None, last, recent }).await
+    }
+
+    /// L8: the rows of a batch, locked, with everything known that the target's application did to them before.
+    async fn lock(
+        &mut self,
+        writer: &mut Writer<'_>,
+        plan: &Plan,
+        batch: &Claims,
+    ) -> Outcome<HashMap<(usize, Key), bool>> {
+        let keys = keys(plan, &batch.claims);
+        let asks = keys.iter().any(|(target, _)| self.standings[*target] != Standing::Wins);
+        loop {
+            if let Some(first) = batch.first {
+                writer.open(first).await?;
+            }
+            let mut there = HashMap::new();
+            for (target, keys) in &keys {
+                let found = writer.lock(*target, keys).await?;
+                there.extend(keys.iter().map(|key| (*target, key.clone())).zip(found));
+            }
+            if !asks {
+                return Ok(there);
+            }
+            let now = self.target_position().await?;
+            if self.theirs.wait(now, PATIENCE_LOCKED).await {
+                return Ok(there);
+            }
+            // Nobody else must wait for these rows while the other link is far behind.
+            writer.abandon().await?;
+            if batch.first.is_none() || !self.theirs.wait(now, PATIENCE).await {
+                return Err(other_link_silent());
+            }
+        }
+    }
+
+    /// A position of the target after everything that was committed there before; the other link is sure to read past it
+    /// (counter-example 25b).
+    async fn target_position(&self) -> Outcome<Lsn> {
+        let row = self.nudge.one("SELECT pg_logical_emit_message(true, 'falkirk nudge', '')").await?;
+        row.number(0)
+    }
+
+    fn lost(&self, plan: &Plan, conflict: &Conflict) -> Lost {
+        let target = &plan.targets[conflict.target];
+        let values = conflict.columns.iter().zip(&conflict.values).map(|(column, value)| {
+            let value = match value {
+                Datum::Text(text) => serde_json::Value::String(String::from_utf8_lossy(text).into_owned()),
+                Datum::Null | Datum::Unset => serde_json::Value::Null,
+            };
+            (target.columns[usize::from(*column)].name.clone(), value)
+        });
+        let values: serde_json::Map<_, _> = values.collect();
+        Lost {
+            target: conflict.target,
+            key: conflict.key.clone(),
+            digest: digest(plan, conflict.target, &conflict.key).to_be_bytes(),
+            kind: match conflict.kind {
+                Kind::Insert => "insert",
+                Kind::Update => "update",
+                Kind::Delete => "delete",
+            },
+            position: conflict.at,
+            values: (conflict.kind != Kind::Delete).then(|| serde_json::Value::Object(values).to_string()),
+            state: "decided",
+            winner: Some(self.target_name),
+        }
+    }
+}
+
+/// The rows that claims name, by target, each once.
+fn keys(plan: &Plan, claims: &[Claim]) -> Vec<(usize, Vec<Key>)> {
+    let mut by_target: Vec<(Vec<Key>, HashSet<Key>)> = vec![Default::default(); plan.targets.len()];
+    for claim in claims {
+        let target = claim.operation.target;
+        if plan.targets[target].internal {
+            continue;
+        }
+        let (keys, known) = &mut by_target[target];
+        let mut add = |key: Key| {
+            if known.insert(key.clone()) {
+                keys.push(key);
+            }
+        };
+        match &claim.operation.effect {
+            Effect::Insert { columns, values } | Effect::Ensure { columns, values } => {
+                add(decide::key_of(&plan.targets[target], columns, values))
+            }
+            Effect::Patch { key, .. } | Effect::Clear { key, .. } | Effect::Delete { key } => add(key.clone()),
+            Effect::Rekey { from, to, .. } => [from, to].into_iter().for_each(|key| add(key.clone())),
+            Effect::Truncate { .. } => {}
+        }
+    }
+    by_target.into_iter().map(|(keys, _)| keys).enumerate().filter(|(_, keys)| !keys.is_empty()).collect()
+}
+
+/// L3: a batch that cannot be decided is taken apart first, so that everything before the change is written.
+fn halted(plan: &Plan, halt: Halt, strict: bool) -> Problem {
+    let (code, what, target, at, remedy) = match halt {
+        Halt::Conflict(conflict) => (
+            "CONFLICT",
+            "both sides changed the same row, neither knew of the other, and no side is to win",
+            conflict.target,
+            conflict.at,
+            "`falkirk conflicts list`, then `falkirk conflicts resolve ID --take blue|green`, and start again",
+        ),
+        Halt::Unexpected { target, at } => (
+            "ROWCOUNT",
+            "a row of the target is not what the two links left there, and its application has not changed it",
+            target,
+            at,
+            "find the second writer (or a trigger), then compare with `falkirk verify`",
+        ),
+        Halt::Truncate { target, at } => (
+            "TRUNCATE_BOTH",
+            "a table was truncated while both links write: rows that the other side has changed meanwhile cannot be told",
+            target,
+            at,
+            "delete the rows instead of truncating; to go on from here, start over with `falkirk clean` and `falkirk run`",
+        ),
+    };
+    let problem = match strict {
+        true => Problem::stop(Blame::Source, code, what),
+        false => Problem::strictly(Blame::Source, code, what),
+    };
+    problem.table(&plan.targets[target].name).position(at).remedy(remedy)
+}
