@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use crate::apply::checkpoint::{self, Checkpoint};
-use crate::config::Winner;
 use crate::delta::decide::Standing;
 use crate::marker::Link;
 use crate::names::TableName;
@@ -59,9 +58,9 @@ impl Open<'_> {
         let mut standings = Vec::new();
         for tables in together(&self.plan, self.back.as_deref()) {
             let standing = match settings.winner(tables.iter())? {
-                Winner::Side(side) if side == link => Standing::Wins,
-                Winner::Side(_) => Standing::Yields,
-                Winner::Nobody => Standing::Stops,
+                Some(winner) if winner == link => Standing::Wins,
+                Some(_) => Standing::Yields,
+                None => Standing::Stops,
             };
             standings.push(standing);
         }
