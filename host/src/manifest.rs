@@ -3,8 +3,14 @@
 //! Plain data with unknown keys refused (counter-example 18); `plan` checks it against both catalogs. The published
 //! schema is `wit/manifest.schema.json`.
 
+mod keyed;
+
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
+
+pub use keyed::{Bind, Creates, KeyColumn, Map, Mapped, Matched, OnRemove, Related};
 
 use crate::marker::Link;
 use crate::names::TableName;
@@ -34,9 +40,9 @@ pub struct Manifest {
     pub from: String,
     /// The newer schema version: green's.
     pub to: String,
-    /// Key maps: pairs of keys that stand for each other. Not yet accepted by this host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub maps: Option<Json>,
+    /// Key maps by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub maps: BTreeMap<String, Map>,
     /// Rules for blue's tables.
     #[serde(default)]
     pub forward: Vec<Rule>,
@@ -121,12 +127,12 @@ pub struct Rule {
     /// The columns that the guest is handed, in this order.
     #[serde(default)]
     pub columns: Vec<Asked>,
-    /// Rows of other source tables that the guest is handed as well. Not yet accepted by this host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub related: Option<Json>,
-    /// Two columns that are a pair of a key map. Not yet accepted by this host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bind: Option<Json>,
+    /// Rows of other source tables that the guest is handed as well, as of the change.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub related: Vec<Related>,
+    /// Columns of this table that are pairs of key maps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bind: Vec<Bind>,
     /// The target rows; none: rows of this table stand for nothing on the other side, on purpose.
     #[serde(default)]
     pub outputs: Vec<Output>,
@@ -183,9 +189,9 @@ pub enum Write {
     /// The row belongs to the source row and goes with it.
     #[default]
     Own,
-    /// Inserted if absent, never changed or deleted. Accepted by the format, not yet by this host.
+    /// Inserted if absent, asserted again when the source row changes, never changed or deleted.
     Ensure,
-    /// Sets columns of a row that others own. Accepted by the format, not yet by this host.
+    /// Sets columns of a row that others own.
     Patch,
 }
 
@@ -207,7 +213,7 @@ pub enum OnDelete {
     #[default]
     Delete,
     /// These columns are set to these values (PostgreSQL's text form, null for NULL): a soft delete.
-    Set(std::collections::BTreeMap<String, Option<String>>),
+    Set(BTreeMap<String, Option<String>>),
 }
 
 /// One target row that a source row stands for.
@@ -221,7 +227,7 @@ pub struct Output {
     pub write: Write,
     /// Columns moved by the host: target column to source column. The guest never sees them.
     #[serde(default)]
-    pub copied: std::collections::BTreeMap<String, String>,
+    pub copied: BTreeMap<String, String>,
     /// Also copy every other column that both sides have under one name.
     #[serde(default)]
     pub same_named: bool,
@@ -240,15 +246,15 @@ pub struct Output {
     /// What a delete of the source row does.
     #[serde(default)]
     pub on_delete: OnDelete,
-    /// Filled through a key map. Not yet accepted by this host.
+    /// Columns filled through a key map: target column to map and source column.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub mapped: BTreeMap<String, Mapped>,
+    /// The key of the row that a patch writes: target column to where its value comes from.
+    #[serde(default, rename = "match", skip_serializing_if = "BTreeMap::is_empty")]
+    pub matching: BTreeMap<String, Matched>,
+    /// What a patch does to its columns when its source row goes. Default: keep.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mapped: Option<Json>,
-    /// The columns by which a patch finds its row. Not yet accepted by this host.
-    #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
-    pub matching: Option<Json>,
-    /// What a patch does when its source row goes. Not yet accepted by this host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub on_remove: Option<Json>,
+    pub on_remove: Option<OnRemove>,
 }
 
 /// Columns of an output that are computed together: the unit of writing and of conflict.
@@ -257,6 +263,9 @@ pub struct Output {
 pub struct Group {
     /// The inputs: columns of the rule.
     pub from: Vec<String>,
+    /// The related tables that are inputs as well: positions, from 0, in the rule's `related`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub related: Vec<usize>,
     /// The outputs: columns of the target table.
     pub to: Vec<String>,
     /// The way back loses something, on purpose: comparisons leave the group out and count it.
@@ -302,6 +311,9 @@ mod tests {
         assert_same_keys::<AskedAs>(&defs["asked"]["oneOf"][1]);
         assert_same_keys::<Output>(&defs["output"]);
         assert_same_keys::<Group>(&defs["group"]);
+        assert_same_keys::<Map>(&defs["map"]);
+        assert_same_keys::<Bind>(&defs["bind"]);
+        assert_same_keys::<Related>(&defs["related"]);
     }
 
     /// As much of JSON Schema as the published one uses.
@@ -356,20 +368,24 @@ mod tests {
         with_rule(json!({ "table": "a", "outputs": [output] }))
     }
 
+    fn with_maps(maps: Json) -> Json {
+        json!({ "falkirk": 1, "name": "shop", "from": "1", "to": "2", "maps": maps })
+    }
+
     #[test]
     fn the_published_schema_accepts_what_the_host_accepts() {
         agree(json!({ "falkirk": 1, "name": "shop", "from": "1", "to": "2" }), true);
-        agree(
-            json!({ "falkirk": 1, "name": "s", "from": "1", "to": "2", "maps": { "cart": {} }, "backward": [] }),
-            true,
-        );
+        agree(with_maps(json!({ "cart": { "blue": "customer.id", "green": "s.cart.id", "creates": "green" } })), true);
         agree(with_rule(json!({ "table": "app.\"My.Table\"" })), true);
         agree(
-            with_rule(json!({ "table": "a", "columns": ["b", { "name": "id", "as": "text" }], "related": [1] })),
+            with_rule(json!({ "table": "a", "columns": ["b", { "name": "id", "as": "text" }],
+                "related": [{ "table": "c", "on": { "c_id": "id" }, "columns": ["name"] }],
+                "bind": [{ "map": "m", "blue": "x", "green": "y" }] })),
             true,
         );
         agree(
-            with_output(json!({ "table": "a", "write": "ensure", "mapped": {}, "match": {}, "on_remove": "keep" })),
+            with_output(json!({ "table": "a", "write": "patch", "mapped": { "x": ["m", "y"] },
+                "match": { "id": "b_id", "other": ["m", "z"] }, "on_remove": "null" })),
             true,
         );
         agree(with_output(json!({ "table": "a", "copied": { "x": "y" }, "same_named": true, "many": true })), true);
@@ -387,7 +403,13 @@ mod tests {
         agree(json!({ "name": "shop", "from": "1", "to": "2" }), false);
         agree(json!({ "falkirk": 1, "name": "shop", "from": "1", "to": 2 }), false);
         agree(json!({ "falkirk": 1, "name": "shop", "from": "1", "to": "2", "extra": {} }), false);
+        agree(with_maps(json!({ "m": { "blue": "a.b", "green": "c.d" } })), false);
+        agree(with_maps(json!({ "m": { "blue": "a.b", "green": "c.d", "creates": "nobody" } })), false);
         agree(with_rule(json!({ "outputs": [] })), false);
+        agree(with_rule(json!({ "table": "a", "bind": [{ "map": "m", "blue": "x" }] })), false);
+        agree(with_rule(json!({ "table": "a", "related": [{ "table": "b", "on": {} }] })), false);
+        agree(with_output(json!({ "table": "a", "mapped": { "x": "m" } })), false);
+        agree(with_output(json!({ "table": "a", "on_remove": "drop" })), false);
         agree(with_rule(json!({ "table": "" })), false);
         agree(with_rule(json!({ "table": "a", "columns": [{ "name": "id" }] })), false);
         agree(with_rule(json!({ "table": "a", "columns": [{ "name": "id", "as": "json" }] })), false);

@@ -180,6 +180,7 @@ impl Basin {
             uniques: Vec::new(),
             cascades: false,
             identity_always: rows.iter().any(|row| row.get(5)),
+            internal: false,
         }
     }
 
@@ -194,6 +195,8 @@ impl Basin {
             by_name: Default::default(),
             oids: Default::default(),
             left_out: vec![],
+            maps: vec![],
+            mirror: None,
         })
     }
 

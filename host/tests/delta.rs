@@ -85,8 +85,16 @@ fn plan() -> Plan {
         ]
     }))
     .unwrap();
-    bind(&Binding { rules: &[rule], artifact: "test", source: &source, target: &target, include: &[], exclude: &[] })
-        .unwrap()
+    bind(&Binding {
+        rules: &[rule],
+        artifact: "test",
+        source: &source,
+        target: &target,
+        include: &[],
+        exclude: &[],
+        manifest: None,
+    })
+    .unwrap()
 }
 
 type Cell = Option<String>;
@@ -143,6 +151,7 @@ impl Database {
         let mut seen = BTreeSet::new();
         for at in 0..set.rows() {
             match set.kind {
+                SetKind::Ensure | SetKind::Clear => unreachable!("no rule here ensures or patches"),
                 SetKind::Insert => {
                     let row: BTreeMap<String, Cell> = named(&set.columns, &set.values[at]).into_iter().collect();
                     let name = |column: &u16| row[&target.columns[usize::from(*column)].name].clone();
@@ -342,6 +351,8 @@ fn effects(operations: &[Operation], table: &str) -> Vec<(&'static str, String)>
             match &operation.effect {
                 Effect::Insert { columns, .. } => ("insert", names(columns)),
                 Effect::Patch { columns, .. } => ("patch", names(columns)),
+                Effect::Ensure { columns, .. } => ("ensure", names(columns)),
+                Effect::Clear { columns, .. } => ("clear", names(columns)),
                 Effect::Rekey { columns, .. } => ("rekey", names(columns)),
                 Effect::Delete { .. } => ("delete", String::new()),
                 Effect::Truncate { .. } => ("truncate", String::new()),

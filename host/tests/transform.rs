@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use falkirk::build;
 use falkirk::change::{Datum, Image};
+use falkirk::manifest::Write;
 use falkirk::names::TableName;
 use falkirk::plan::{Answer, Case, Filling, Group, Output, OutputRow, Plan, Rule, Source, SourceColumn};
 use falkirk::plan::{Target, TargetColumn};
@@ -55,7 +56,10 @@ fn plan(table: &str, asked: &[(&str, Case)], computed: &[(&str, Case)], key: &[u
     let columns: Vec<u16> = (0..computed.len() as u16).collect();
     let output = Output {
         target: 0,
+        write: Write::Own,
         copied: Vec::new(),
+        mapped: Vec::new(),
+        needs: Vec::new(),
         groups: vec![Group { from: (0..asked.len()).collect(), values: 0..computed.len() }],
         computed: columns.clone(),
         filled_by: (0..columns.len()).map(Filling::Computed).collect(),
@@ -65,6 +69,7 @@ fn plan(table: &str, asked: &[(&str, Case)], computed: &[(&str, Case)], key: &[u
         many: false,
         follows_source: true,
         on_delete_set: None,
+        on_remove_null: false,
     };
     let source = Source {
         name: name.clone(),
@@ -79,6 +84,7 @@ fn plan(table: &str, asked: &[(&str, Case)], computed: &[(&str, Case)], key: &[u
             asked: (0..asked.len()).map(|column| (column, false)).collect(),
             outputs: vec![output],
         },
+        depends: Default::default(),
         size_bytes: 0,
         rows_estimate: 0.0,
     };
@@ -89,6 +95,7 @@ fn plan(table: &str, asked: &[(&str, Case)], computed: &[(&str, Case)], key: &[u
         uniques: Vec::new(),
         cascades: false,
         identity_always: false,
+        internal: false,
     };
     Plan {
         sources: vec![source],
@@ -96,6 +103,8 @@ fn plan(table: &str, asked: &[(&str, Case)], computed: &[(&str, Case)], key: &[u
         by_name: [(name, 0)].into(),
         oids: [].into(),
         left_out: Vec::new(),
+        maps: Vec::new(),
+        mirror: None,
     }
 }
 

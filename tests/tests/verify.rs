@@ -68,8 +68,16 @@ async fn plan(source: &Address, target: &Address) -> Plan {
     let source = catalog::read(&Session::connect(source, "test").await.unwrap()).await.unwrap();
     let target = catalog::read(&Session::connect(target, "test").await.unwrap()).await.unwrap();
     let rules = rules();
-    bind(&Binding { rules: &rules, artifact: "test", source: &source, target: &target, include: &[], exclude: &[] })
-        .unwrap_or_else(|problems| panic!("{problems:#?}"))
+    bind(&Binding {
+        rules: &rules,
+        artifact: "test",
+        source: &source,
+        target: &target,
+        include: &[],
+        exclude: &[],
+        manifest: None,
+    })
+    .unwrap_or_else(|problems| panic!("{problems:#?}"))
 }
 
 /// The transform: splits a name at its last blank, and moves the letters into a column that may be too narrow.

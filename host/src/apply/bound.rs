@@ -34,7 +34,8 @@ pub fn count(set: &Set, counters: &mut Counters) {
     let rows = set.rows() as i64;
     match set.kind {
         SetKind::Insert => counters.inserted += rows,
-        SetKind::Patch | SetKind::Rekey => counters.updated += rows,
+        SetKind::Ensure => {}
+        SetKind::Patch | SetKind::Clear | SetKind::Rekey => counters.updated += rows,
         SetKind::Delete => counters.deleted += rows,
         SetKind::Truncate => {}
     }
@@ -78,8 +79,9 @@ pub async fn rows(
     let sql = statement::sql(target, set.kind, &set.columns, &described);
     let statement = statements.get(client, sql).await?;
     // A parent's ON DELETE CASCADE in the target may have been faster than the row's own delete; then there is none.
-    let may_be_gone = set.kind == SetKind::Delete && target.cascades;
-    Ok(Bound { statement, parameters, target: set.target, rows: (!may_be_gone).then_some(rows.len() as u64) })
+    let may_be_gone = set.kind == SetKind::Clear || (set.kind == SetKind::Delete && target.cascades);
+    let uncounted = may_be_gone || set.kind == SetKind::Ensure;
+    Ok(Bound { statement, parameters, target: set.target, rows: (!uncounted).then_some(rows.len() as u64) })
 }
 
 /// The statement for a truncate.
@@ -93,8 +95,8 @@ type Part<'a> = (&'a [u16], &'a [Box<[Datum]>]);
 
 fn parameters(target: &Target, set: &Set, rows: Range<usize>) -> (Vec<Parameter>, Vec<Ready>) {
     let parts: [Part<'_>; 3] = match set.kind {
-        SetKind::Insert => [(&[], &[]), (&[], &[]), (&set.columns, &set.values)],
-        SetKind::Patch => [(&target.key, &set.keys), (&[], &[]), (&set.columns, &set.values)],
+        SetKind::Insert | SetKind::Ensure => [(&[], &[]), (&[], &[]), (&set.columns, &set.values)],
+        SetKind::Patch | SetKind::Clear => [(&target.key, &set.keys), (&[], &[]), (&set.columns, &set.values)],
         SetKind::Rekey => [(&target.key, &set.keys), (&target.key, &set.new_keys), (&set.columns, &set.values)],
         SetKind::Delete => [(&target.key, &set.keys), (&[], &[]), (&[], &[])],
         SetKind::Truncate => [(&[], &[]), (&[], &[]), (&[], &[])],

@@ -11,6 +11,8 @@ pub mod copy_in;
 mod elements;
 pub mod encode;
 pub mod fault;
+pub mod keys;
+pub mod mirror;
 pub mod schema;
 pub mod statement;
 pub mod writer;

@@ -8,8 +8,9 @@ use super::fault;
 use crate::marker::MigrationId;
 use crate::problem::{Blame, Outcome, Problem};
 
-/// The steps from nothing to the present version; each is run once, in order.
-const STEPS: &[&str] = &[include_str!("schema.sql"), include_str!("schema_2.sql")];
+/// The steps from nothing to the present version, each with the version that it makes; each is run once, in order.
+const STEPS: &[(usize, &str)] =
+    &[(1, include_str!("schema.sql")), (2, include_str!("schema_2.sql")), (3, include_str!("schema_3.sql"))];
 
 /// Serializes hosts that start at the same time; any fixed number that nobody else uses.
 const LOCK: i64 = 0x66_616c_6b69_726b;
@@ -20,12 +21,12 @@ pub async fn ensure(client: &Client) -> Outcome<()> {
         client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
         client.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
         let present = version(client).await?;
-        if present > STEPS.len() {
+        if present > newest() {
             return Ok(Some(present));
         }
-        for (number, step) in STEPS.iter().enumerate().skip(present) {
+        for (number, step) in STEPS.iter().filter(|(number, _)| *number > present) {
             client.batch_execute(step).await?;
-            let version = format!("UPDATE falkirk.version SET version = {}", number + 1);
+            let version = format!("UPDATE falkirk.version SET version = {number}");
             client.batch_execute(&version).await?;
         }
         client.batch_execute("COMMIT").await?;
@@ -41,7 +42,7 @@ pub async fn ensure(client: &Client) -> Outcome<()> {
         Ok(Some(present)) => Err(Problem::refuse(
             Blame::Host,
             "SCHEMA_NEWER",
-            format!("the falkirk schema of the target has version {present}, this host knows {}", STEPS.len()),
+            format!("the falkirk schema of the target has version {present}, this host knows {}", newest()),
         )
         .remedy("run the falkirk version that made it, or a newer one")),
         Err(error) if fault::state(&error) == Some("42501") => Err(Problem::refuse(
@@ -52,6 +53,11 @@ pub async fn ensure(client: &Client) -> Outcome<()> {
         .remedy("GRANT CREATE ON DATABASE ... TO the role of the target's url")),
         Err(error) => Err(fault::refused(&error)),
     }
+}
+
+/// The version that this host makes.
+fn newest() -> usize {
+    STEPS.last().map_or(0, |(number, _)| *number)
 }
 
 async fn version(client: &Client) -> Result<usize, tokio_postgres::Error> {

@@ -55,8 +55,8 @@ pub struct Parameter {
 pub fn sql(target: &Target, kind: SetKind, columns: &[u16], parameters: &[Parameter]) -> String {
     let name = |column: u16| quote_name(&target.columns[column as usize].name);
     let keys = match kind {
-        SetKind::Insert | SetKind::Truncate => 0,
-        SetKind::Patch | SetKind::Delete | SetKind::Rekey => target.key.len(),
+        SetKind::Insert | SetKind::Ensure | SetKind::Truncate => 0,
+        SetKind::Patch | SetKind::Clear | SetKind::Delete | SetKind::Rekey => target.key.len(),
     };
     let new_keys = if kind == SetKind::Rekey { keys } else { 0 };
     let table = target.name.sql();
@@ -74,13 +74,18 @@ pub fn sql(target: &Target, kind: SetKind, columns: &[u16], parameters: &[Parame
     };
     let rows = rows(parameters, target);
     match kind {
-        SetKind::Insert => {
+        SetKind::Insert | SetKind::Ensure => {
             let into = list(columns.iter().map(|column| name(*column)).collect(), ", ");
             let values = list((0..columns.len()).map(|at| value(target, parameters, at)).collect(), ", ");
             let overriding = if target.identity_always { " OVERRIDING SYSTEM VALUE" } else { "" };
-            format!("INSERT INTO {table} ({into}){overriding} SELECT {values} FROM {rows}")
+            let key = list(target.key.iter().map(|column| name(*column)).collect(), ", ");
+            let unless =
+                if kind == SetKind::Ensure { format!(" ON CONFLICT ({key}) DO NOTHING") } else { String::new() };
+            format!("INSERT INTO {table} ({into}){overriding} SELECT {values} FROM {rows}{unless}")
         }
-        SetKind::Patch | SetKind::Rekey => format!("UPDATE {table} AS t SET {} FROM {rows} WHERE {found}", set_to()),
+        SetKind::Patch | SetKind::Clear | SetKind::Rekey => {
+            format!("UPDATE {table} AS t SET {} FROM {rows} WHERE {found}", set_to())
+        }
         SetKind::Delete => format!("DELETE FROM {table} AS t USING {rows} WHERE {found}"),
         SetKind::Truncate => format!("TRUNCATE {table}"),
     }

@@ -456,7 +456,7 @@ impl<'c> Writer<'c> {
 fn has_work(set: &Set) -> bool {
     match set.kind {
         SetKind::Truncate => true,
-        SetKind::Patch => set.rows() > 0 && !set.columns.is_empty(),
+        SetKind::Patch | SetKind::Clear => set.rows() > 0 && !set.columns.is_empty(),
         _ => set.rows() > 0,
     }
 }

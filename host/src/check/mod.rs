@@ -108,7 +108,6 @@ fn rules<'a>(given: &Given<'a>, problems: &mut Vec<Problem>) -> &'a [Rule] {
             .remedy("name the artifact of this step in `transforms`, or correct schema_version"),
         );
     }
-    problems.extend(bind::unsupported(manifest, artifact.label()));
     manifest.rules(given.settings.link.into())
 }
 
@@ -123,6 +122,7 @@ fn back(given: &Given<'_>, findings: &Findings) -> Option<Arc<Plan>> {
         target: &findings.source,
         include: &given.settings.include,
         exclude: &given.settings.exclude,
+        manifest: given.artifact.map(|artifact| (artifact.manifest(), given.settings.link.other().into())),
     });
     problems.is_empty().then(|| Arc::new(plan))
 }
@@ -141,6 +141,7 @@ fn bind_plan(given: &Given<'_>, rules: &[Rule], findings: &mut Findings) -> (Arc
         target: &findings.target,
         include: &include,
         exclude: &settings.exclude,
+        manifest: given.artifact.map(|artifact| (artifact.manifest(), given.settings.link.into())),
     });
     if problems.is_empty() && plan.sources.is_empty() {
         problems.push(

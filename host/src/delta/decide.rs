@@ -11,11 +11,15 @@
 //! | delete | no row | agrees | agrees |
 //! | rekey | no row, or its new key taken | as a delete and an insert | as a delete and an insert |
 //! | any | what it expects | writes it | writes the parts that the winner did not change |
+//! | ensure | a row | agrees | agrees |
+//! | patch of others' rows | no row | is lost | is lost, or stops |
+//!
+//! What the link keeps for itself in the target is nobody's to change, and always written.
 
 use std::collections::HashMap;
 
 use crate::change::Datum;
-use crate::delta::{Effect, Key, Operation, Whole};
+use crate::delta::{ANY_OWNER, Effect, Key, Operation, Whole};
 use crate::lsn::Lsn;
 use crate::plan::parts::EXISTENCE;
 use crate::plan::{Columns, Target};
@@ -145,7 +149,24 @@ struct Deciding<'d> {
 impl Deciding<'_> {
     fn claim(&mut self, claim: &Claim) -> Result<(), Halt> {
         let target = claim.operation.target;
+        if self.rules.targets[target].internal {
+            self.decided.operations.push(claim.operation.clone());
+            return Ok(());
+        }
         match &claim.operation.effect {
+            Effect::Ensure { columns, values } => {
+                let key = key_of(&self.rules.targets[target], columns, values);
+                self.push(claim, claim.operation.effect.clone());
+                self.there.insert((target, key), true);
+                Ok(())
+            }
+            Effect::Clear { key, columns, values } => match self.exists(target, key) {
+                true => self.patch(claim, key, (columns, values)),
+                false => {
+                    self.decided.agreements += 1;
+                    Ok(())
+                }
+            },
             Effect::Insert { columns, values } => {
                 let key = key_of(&self.rules.targets[target], columns, values);
                 self.insert(claim, &key, (columns, values))
@@ -189,7 +210,7 @@ impl Deciding<'_> {
                 self.there.insert((target, from.clone()), false);
                 self.there.insert((target, to.clone()), true);
             }
-            Effect::Patch { .. } | Effect::Truncate { .. } => {}
+            Effect::Ensure { .. } | Effect::Clear { .. } | Effect::Patch { .. } | Effect::Truncate { .. } => {}
         }
         self.decided.operations.push(Operation { target, owner_before, owner_after, effect });
     }
@@ -238,6 +259,9 @@ impl Deciding<'_> {
             return self.lose(claim, key, Kind::Update, (columns.clone(), values.into()));
         }
         if !self.exists(target, key) {
+            if claim.operation.owner_before == ANY_OWNER {
+                return self.lose(claim, key, Kind::Update, (columns.clone(), values.into()));
+            }
             return match (self.standing(claim, key), &claim.whole) {
                 (Standing::Wins, Some((columns, values))) => {
                     self.push(claim, Effect::Insert { columns: columns.clone(), values: values.clone() });

@@ -14,14 +14,17 @@
 //! - a value of a secondary unique constraint may pass from row to row;
 //! - a key changes, or a table is emptied.
 //!
+//! Ensures of one row are one (counter-example 5). Operations of nobody join with whatever stands on their row: no
+//! column of theirs is written by anybody else.
+//!
 //! What is missed here is not lost: the statement fails, and the link applies the transaction again change by change.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 
 use crate::change::Datum;
-use crate::delta::{Effect, Key, Operation, Set, SetKind};
+use crate::delta::{ANY_OWNER, Effect, Key, Operation, Set, SetKind};
 use crate::plan::{Columns, Target};
 
 /// What a target's rows have seen in the open segment, as far as secondary unique constraints care.
@@ -39,6 +42,8 @@ pub struct Folder<'p> {
     hashes: RandomState,
     pending: Vec<Option<Operation>>,
     by_row: HashMap<u64, usize>,
+    /// The rows that the open segment ensures.
+    ensured: HashSet<u64>,
     traffic: Vec<Traffic>,
     rekeying: bool,
     /// Every operation is a segment of its own: while a change to blame is looked for.
@@ -56,6 +61,7 @@ impl<'p> Folder<'p> {
             hashes: RandomState::new(),
             pending: Vec::new(),
             by_row: HashMap::new(),
+            ensured: HashSet::new(),
             traffic: vec![Traffic::default(); targets.len()],
             rekeying: false,
             one_by_one: false,
@@ -98,8 +104,29 @@ impl<'p> Folder<'p> {
                 }
                 self.pending.push(Some(operation));
             }
-            Effect::Insert { .. } | Effect::Patch { .. } | Effect::Delete { .. } => self.push_row(operation),
+            Effect::Ensure { columns, values } => {
+                let row = self.row_of_insert(operation.target, columns, values);
+                self.push_ensure(row, operation);
+            }
+            Effect::Insert { .. } | Effect::Patch { .. } | Effect::Clear { .. } | Effect::Delete { .. } => {
+                self.push_row(operation);
+            }
         }
+    }
+
+    /// A row that the segment inserts, sets or ensures is there: nothing more to do. One that it deletes is not.
+    fn push_ensure(&mut self, row: u64, operation: Operation) {
+        let pending = self.by_row.get(&row).map(|at| self.pending[*at].as_ref().map(|operation| &operation.effect));
+        let there = matches!(pending, Some(Some(Effect::Insert { .. } | Effect::Patch { .. })));
+        if there || self.ensured.contains(&row) {
+            return;
+        }
+        if pending.is_some() || self.rekeying || self.value_may_pass(&operation) {
+            self.end_segment();
+        }
+        self.ensured.insert(row);
+        self.note_traffic(&operation);
+        self.pending.push(Some(operation));
     }
 
     /// Ends the last segment and hands out all of them.
@@ -114,9 +141,15 @@ impl<'p> Folder<'p> {
         }
         let row = match &operation.effect {
             Effect::Insert { columns, values } => self.row_of_insert(operation.target, columns, values),
-            Effect::Patch { key, .. } | Effect::Delete { key } => self.row(operation.target, key),
-            Effect::Rekey { .. } | Effect::Truncate { .. } => return,
+            Effect::Patch { key, .. } | Effect::Clear { key, .. } | Effect::Delete { key } => {
+                self.row(operation.target, key)
+            }
+            Effect::Ensure { .. } | Effect::Rekey { .. } | Effect::Truncate { .. } => return,
         };
+        // What was ensured may have been there before: whoever owns it meets it in the database.
+        if self.ensured.contains(&row) && matches!(operation.effect, Effect::Insert { .. }) {
+            self.end_segment();
+        }
         match self.by_row.entry(row) {
             Entry::Vacant(entry) => {
                 entry.insert(self.pending.len());
@@ -137,7 +170,9 @@ impl<'p> Folder<'p> {
     /// Joins `later` into the pending operation on the same row; gives it back if the two must stay apart.
     fn join(&mut self, earlier: usize, later: Operation) -> Option<Operation> {
         let Some(operation) = self.pending[earlier].as_mut() else { return Some(later) };
-        let same_owner = operation.target == later.target && operation.owner_after == later.owner_before;
+        let of_nobody = operation.owner_after == ANY_OWNER || later.owner_before == ANY_OWNER;
+        let same_row = operation.target == later.target;
+        let same_owner = same_row && (of_nobody || operation.owner_after == later.owner_before);
         if !same_owner || self.targets[later.target].uniques.iter().any(|unique| touches(unique, &later.effect)) {
             return Some(later);
         }
@@ -154,6 +189,25 @@ impl<'p> Folder<'p> {
             {
                 merge(&mut self.column_sets, (columns, values), (set, new));
             }
+            (Effect::Insert { columns, values }, Effect::Clear { key, columns: set, values: new })
+                if is_key_of(key, key_columns, columns, values) =>
+            {
+                merge(&mut self.column_sets, (columns, values), (set, new));
+            }
+            (Effect::Patch { key: same, columns, values }, Effect::Clear { key, columns: set, values: new })
+            | (Effect::Clear { key: same, columns, values }, Effect::Clear { key, columns: set, values: new })
+                if same == key =>
+            {
+                merge(&mut self.column_sets, (columns, values), (set, new));
+            }
+            (Effect::Clear { key: same, columns, values }, Effect::Patch { key, columns: set, values: new })
+                if same == key =>
+            {
+                merge(&mut self.column_sets, (columns, values), (set, new));
+                // The row must be there, as the later one says.
+                let (key, columns, values) = (key.clone(), columns.clone(), std::mem::take(values));
+                operation.effect = Effect::Patch { key, columns, values };
+            }
             (Effect::Insert { columns, values }, Effect::Delete { key })
                 if self.targets[later.target].uniques.is_empty() && is_key_of(key, key_columns, columns, values) =>
             {
@@ -162,14 +216,16 @@ impl<'p> Folder<'p> {
                 self.pending[earlier] = None;
                 return None;
             }
-            (Effect::Patch { key: same, .. }, Effect::Delete { key }) if same == key => {
+            (Effect::Patch { key: same, .. } | Effect::Clear { key: same, .. }, Effect::Delete { key })
+                if same == key =>
+            {
                 operation.effect = later.effect.clone();
                 let target = later.target;
                 self.traffic[target].deletes = true;
             }
             _ => return Some(later),
         }
-        if let Some(operation) = self.pending[earlier].as_mut() {
+        if let Some(operation) = self.pending[earlier].as_mut().filter(|_| later.owner_after != ANY_OWNER) {
             operation.owner_after = later.owner_after;
         }
         None
@@ -184,7 +240,7 @@ impl<'p> Folder<'p> {
             return false;
         }
         match &operation.effect {
-            Effect::Insert { .. } => traffic.deletes || traffic.moves,
+            Effect::Insert { .. } | Effect::Ensure { .. } => traffic.deletes || traffic.moves,
             Effect::Delete { .. } => traffic.moves,
             effect => target.uniques.iter().any(|unique| touches(unique, effect)),
         }
@@ -193,7 +249,7 @@ impl<'p> Folder<'p> {
     fn note_traffic(&mut self, operation: &Operation) {
         let traffic = &mut self.traffic[operation.target];
         match &operation.effect {
-            Effect::Insert { .. } => traffic.inserts = true,
+            Effect::Insert { .. } | Effect::Ensure { .. } => traffic.inserts = true,
             Effect::Delete { .. } => traffic.deletes = true,
             effect => {
                 let uniques = &self.targets[operation.target].uniques;
@@ -221,6 +277,7 @@ impl<'p> Folder<'p> {
 
     fn end_segment(&mut self) {
         self.by_row.clear();
+        self.ensured.clear();
         self.traffic.fill(Traffic::default());
         self.rekeying = false;
         let operations: Vec<Operation> = self.pending.drain(..).flatten().collect();
@@ -232,7 +289,9 @@ impl<'p> Folder<'p> {
         for operation in operations {
             let (kind, columns) = match &operation.effect {
                 Effect::Insert { columns, .. } => (SetKind::Insert, columns),
+                Effect::Ensure { columns, .. } => (SetKind::Ensure, columns),
                 Effect::Patch { columns, .. } => (SetKind::Patch, columns),
+                Effect::Clear { columns, .. } => (SetKind::Clear, columns),
                 Effect::Rekey { columns, .. } => (SetKind::Rekey, columns),
                 Effect::Delete { .. } | Effect::Truncate { .. } => (SetKind::Delete, &self.none),
             };
@@ -253,8 +312,8 @@ impl<'p> Folder<'p> {
         }
         sets.sort_by_key(|set| match set.kind {
             SetKind::Rekey | SetKind::Truncate => (0, 0),
-            SetKind::Insert => (1, set.target),
-            SetKind::Patch => (2, set.target),
+            SetKind::Insert | SetKind::Ensure => (1, set.target),
+            SetKind::Patch | SetKind::Clear => (2, set.target),
             SetKind::Delete => (3, usize::MAX - set.target),
         });
         self.segments.push(sets);
@@ -263,8 +322,8 @@ impl<'p> Folder<'p> {
 
 fn add(set: &mut Set, effect: Effect) {
     match effect {
-        Effect::Insert { values, .. } => set.values.push(values),
-        Effect::Patch { key, values, .. } => {
+        Effect::Insert { values, .. } | Effect::Ensure { values, .. } => set.values.push(values),
+        Effect::Patch { key, values, .. } | Effect::Clear { key, values, .. } => {
             set.keys.push(key);
             set.values.push(values);
         }
@@ -280,10 +339,10 @@ fn add(set: &mut Set, effect: Effect) {
 
 fn touches(unique: &Columns, effect: &Effect) -> bool {
     match effect {
-        Effect::Patch { columns, .. } | Effect::Rekey { columns, .. } => {
+        Effect::Patch { columns, .. } | Effect::Clear { columns, .. } | Effect::Rekey { columns, .. } => {
             columns.iter().any(|column| unique.contains(column))
         }
-        Effect::Insert { .. } | Effect::Delete { .. } | Effect::Truncate { .. } => false,
+        Effect::Insert { .. } | Effect::Ensure { .. } | Effect::Delete { .. } | Effect::Truncate { .. } => false,
     }
 }
 

@@ -9,6 +9,11 @@
 //! | update(b, a), another key | rekeys (`follows: source`), or deletes and inserts (`follows: key`) |
 //! | update(b, a), stays | patches the copied columns that changed and every group of which an input changed |
 //!
+//! An output with mapped keys exists only while its keys have partners. What is *ensured* is inserted if it is absent,
+//! whenever the source row comes or changes, and never touched after (counter-example 5). A *patch* sets its columns of
+//! a row that others own; when its source row goes, or stands for another row, it lets go of them as declared
+//! (counter-example 6).
+//!
 //! L6 lives here: a column whose inputs the application did not change is never written, and a group is written as a
 //! whole or not at all. What no output writes is never touched. Without full old rows nothing tells what changed;
 //! then every update writes all columns of its outputs, and `check` has said so.
@@ -17,17 +22,12 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 
 use crate::change::{Before, Cell, Datum, Event, Image};
-use crate::delta::{Effect, Key, Operation, Whole};
-use crate::plan::{Answer, Columns, Filling, Group, Output, Source, Target};
+use crate::delta::ask::{Changed, ask_update, exists};
+use crate::delta::{ANY_OWNER, Effect, Key, Operation, Whole};
+use crate::manifest::Write;
+use crate::plan::{Answer, Columns, Filling, Output, Source, Target};
 
-/// Which images of a change the guest has to be asked about.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ask {
-    /// The old row.
-    pub before: bool,
-    /// The new row.
-    pub after: bool,
-}
+pub use crate::delta::ask::{Ask, ask};
 
 /// A change that the rules cannot turn into operations. The caller adds table, position and artifact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,83 +47,6 @@ pub enum LiftError {
     /// The guest returned one key twice for one source row.
     #[error("output {0} has two rows with the same key")]
     TwiceTheSameKey(usize),
-}
-
-/// Which columns of a row changed.
-struct Changed<'a> {
-    /// `None`: nobody can tell, so everything counts as changed.
-    before: Option<&'a Image>,
-    after: &'a Image,
-}
-
-impl Changed<'_> {
-    fn column(&self, column: usize) -> bool {
-        self.before.is_none_or(|before| !self.after.agrees(before, column))
-    }
-
-    fn any(&self, columns: &[usize]) -> bool {
-        columns.iter().any(|column| self.column(*column))
-    }
-
-    fn copied(&self, output: &Output) -> bool {
-        output.copied.iter().any(|(source, _)| self.column(*source))
-    }
-
-    fn group(&self, group: &Group) -> bool {
-        self.any(&group.from)
-    }
-
-    fn key(&self, output: &Output) -> bool {
-        output.key.iter().any(|part| match part {
-            Filling::Copied(source) => self.column(*source),
-            Filling::Computed(value) => {
-                output.groups.iter().any(|group| group.values.contains(value) && self.group(group))
-            }
-        })
-    }
-}
-
-fn key_is_computed(output: &Output) -> bool {
-    output.key.iter().any(|part| matches!(part, Filling::Computed(_)))
-}
-
-/// Which images the guest has to be asked about for this change.
-///
-/// An output that copies a changed column and exists only sometimes asks as well: only the guest knows whether the
-/// row is there.
-pub fn ask(source: &Source, event: &Event) -> Ask {
-    let outputs = source.rule.outputs.iter().filter(|output| output.needs_guest());
-    match event {
-        Event::Insert(_) => Ask { before: false, after: outputs.count() > 0 },
-        Event::Delete(_) => {
-            let asked = |output: &Output| output.when.is_some() || output.many || key_is_computed(output);
-            Ask { before: outputs.into_iter().any(asked), after: false }
-        }
-        Event::Update { before, after } => {
-            let full = if let Before::Full(image) = before { Some(image) } else { None };
-            let changed = Changed { before: full, after };
-            outputs.map(|output| ask_update(output, &changed)).fold(Ask::default(), |sum, ask| Ask {
-                before: sum.before || ask.before,
-                after: sum.after || ask.after,
-            })
-        }
-        Event::Truncate { .. } => Ask::default(),
-    }
-}
-
-fn ask_update(output: &Output, changed: &Changed<'_>) -> Ask {
-    let groups = output.groups.iter().any(|group| changed.group(group));
-    let routed = output.when.as_ref().is_some_and(|inputs| changed.any(inputs));
-    if changed.before.is_none() {
-        return Ask { before: false, after: true };
-    }
-    if output.many {
-        let any = groups || changed.copied(output);
-        return Ask { before: any, after: any };
-    }
-    let before = routed || (key_is_computed(output) && changed.key(output));
-    let guest_knows_more = output.when.is_some() || key_is_computed(output);
-    Ask { before, after: before || groups || (changed.copied(output) && guest_knows_more) }
 }
 
 /// Turns changes into operations. Keeps the column sets it has seen, so that equal sets share one allocation.
@@ -146,7 +69,7 @@ struct Row<'a> {
 impl Row<'_> {
     fn datum(&self, filling: Filling) -> Datum {
         match filling {
-            Filling::Copied(source) => self.image.datum(source),
+            Filling::Copied(cell) | Filling::Mapped(cell) => self.image.datum(cell),
             Filling::Computed(value) => self.values.get(value).cloned().unwrap_or(Datum::Unset),
         }
     }
@@ -184,7 +107,7 @@ impl Lifter {
                 let owner = self.owner(source_id, source, image);
                 for index in 0..source.rule.outputs.len() {
                     for row in rows(source, index, image, answers.0)? {
-                        operations.push(self.delete(source, index, row, (owner, owner), true)?);
+                        operations.extend(self.delete(source, index, row, (owner, owner), true)?);
                     }
                 }
                 Ok(())
@@ -239,7 +162,7 @@ impl Lifter {
         (owner_before, owner_after): Owners,
     ) -> Result<Operation, LiftError> {
         let output = &source.rule.outputs[index];
-        key(output, index, row)?;
+        let key = key(output, index, row)?;
         let mut values: Vec<Datum> = Vec::with_capacity(output.columns.len());
         let mut whole = true;
         for filling in &output.filled_by {
@@ -252,7 +175,8 @@ impl Lifter {
             }
             values.push(datum);
         }
-        debug_assert!(targets[output.target].key.iter().all(|column| output.columns.contains(column)));
+        let target_key = &targets[output.target].key;
+        debug_assert!(output.write == Write::Patch || target_key.iter().all(|column| output.columns.contains(column)));
         let columns = match whole {
             true => output.columns.clone(),
             false => {
@@ -262,8 +186,13 @@ impl Lifter {
                 self.columns(columns)
             }
         };
-        let effect = Effect::Insert { columns, values: values.into() };
-        Ok(Operation { target: output.target, owner_before, owner_after, effect })
+        let values = values.into();
+        let target = output.target;
+        Ok(match output.write {
+            Write::Own => Operation { target, owner_before, owner_after, effect: Effect::Insert { columns, values } },
+            Write::Ensure => Operation::of_nobody(target, Effect::Ensure { columns, values }),
+            Write::Patch => Operation::of_nobody(target, Effect::Patch { key, columns, values }),
+        })
     }
 
     /// `source_row_gone`: the source row was deleted, not only routed elsewhere: a soft delete keeps the row.
@@ -274,9 +203,18 @@ impl Lifter {
         row: Row<'_>,
         (owner_before, owner_after): Owners,
         source_row_gone: bool,
-    ) -> Result<Operation, LiftError> {
+    ) -> Result<Option<Operation>, LiftError> {
         let output = &source.rule.outputs[index];
+        let keeps = output.write == Write::Ensure || (output.write == Write::Patch && !output.on_remove_null);
+        if keeps {
+            return Ok(None);
+        }
         let key = key(output, index, row)?;
+        if output.write == Write::Patch {
+            let values = output.columns.iter().map(|_| Datum::Null).collect();
+            let effect = Effect::Clear { key, columns: output.columns.clone(), values };
+            return Ok(Some(Operation::of_nobody(output.target, effect)));
+        }
         let effect = match &output.on_delete_set {
             Some(set) if source_row_gone => Effect::Patch {
                 key,
@@ -285,7 +223,7 @@ impl Lifter {
             },
             _ => Effect::Delete { key },
         };
-        Ok(Operation { target: output.target, owner_before, owner_after, effect })
+        Ok(Some(Operation { target: output.target, owner_before, owner_after, effect }))
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -310,20 +248,23 @@ impl Lifter {
         let unasked = Row { image: changed.after, values: &[] };
         let after = match guest && ask.after {
             true => one(rows(source, index, changed.after, answers.1)?),
-            false => Some(unasked),
+            false => Some(unasked).filter(|row| exists(output, row.image)),
         };
         let before = match guest && ask.before {
             true => one(rows(source, index, old, answers.0)?),
+            false if !exists(output, old) => None,
+            // What goes with its mapped key needs no value but its own key.
+            false if !exists(output, changed.after) => Some(Row { image: old, values: &[] }),
             // The guest's inputs did not change, so its answer did not: only the copied columns are older.
             false => after.map(|row| Row { image: old, values: row.values }),
         };
         match (before, after) {
             (None, None) => {}
             (None, Some(after)) => operations.push(self.insert(source, index, targets, after, owners)?),
-            (Some(before), None) => operations.push(self.delete(source, index, before, owners, false)?),
+            (Some(before), None) => operations.extend(self.delete(source, index, before, owners, false)?),
             (Some(before), Some(after)) => {
                 let columns = self.changed_values(output, &targets[output.target], changed, None, after);
-                if self.wholes.is_some() {
+                if self.wholes.is_some() && output.write == Write::Own {
                     let row = one(rows(source, index, changed.after, answers.1)?).unwrap_or(after);
                     self.keep_whole(source, index, targets, row, operations.len())?;
                 }
@@ -390,7 +331,7 @@ impl Lifter {
             }
         }
         for row in gone.into_values() {
-            operations.push(self.delete(source, index, row, owners, false)?);
+            operations.extend(self.delete(source, index, row, owners, false)?);
         }
         for (before, after) in kept {
             let columns = self.changed_values(output, &targets[output.target], changed, Some(before), after);
@@ -416,8 +357,12 @@ impl Lifter {
     ) -> Result<(), LiftError> {
         let output = &source.rule.outputs[index];
         let (from, to) = (key(output, index, before)?, key(output, index, after)?);
+        if output.write == Write::Ensure {
+            operations.push(self.insert(source, index, targets, after, owners)?);
+            return Ok(());
+        }
         if from != to && !output.follows_source {
-            operations.push(self.delete(source, index, before, owners, false)?);
+            operations.extend(self.delete(source, index, before, owners, false)?);
             operations.push(self.insert(source, index, targets, after, owners)?);
             return Ok(());
         }
@@ -429,6 +374,7 @@ impl Lifter {
             true => Effect::Patch { key: from, columns, values },
             false => Effect::Rekey { from, to, columns, values },
         };
+        let owners = if output.write == Write::Patch { (ANY_OWNER, ANY_OWNER) } else { owners };
         operations.push(Operation { target: output.target, owner_before: owners.0, owner_after: owners.1, effect });
         Ok(())
     }
@@ -457,6 +403,7 @@ impl Lifter {
             let written = match filling {
                 Filling::Copied(source) => changed.column(*source) && changed.after.cell(*source) != Cell::Unchanged,
                 Filling::Computed(value) => group_written(*value),
+                Filling::Mapped(cell) => changed.column(*cell),
             };
             if !written || target.key.contains(column) {
                 continue;
@@ -479,6 +426,9 @@ fn rows<'a>(
     answer: Option<&'a Answer>,
 ) -> Result<Vec<Row<'a>>, LiftError> {
     let output = &source.rule.outputs[index];
+    if !exists(output, image) {
+        return Ok(Vec::new());
+    }
     let Some(answer) = answer.filter(|_| output.needs_guest()) else {
         return Ok(vec![Row { image, values: &[] }]);
     };

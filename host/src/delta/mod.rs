@@ -6,12 +6,16 @@
 //!   change --lift--> operations --fold--> sets (one per table, operation and column set) --> apply
 //! ```
 
+mod ask;
 pub mod decide;
 pub mod fold;
 pub mod lift;
 
 use crate::change::Datum;
 use crate::plan::Columns;
+
+/// The owner of operations that concern a row as it stands, whoever owns it: patches of other owners' rows, mirrors.
+pub const ANY_OWNER: u64 = 0;
 
 /// A target key: values in the order of `Target::key`.
 pub type Key = Box<[Datum]>;
@@ -33,12 +37,35 @@ pub struct Operation {
     pub effect: Effect,
 }
 
+impl Operation {
+    /// An operation that belongs to no single source row.
+    pub fn of_nobody(target: usize, effect: Effect) -> Self {
+        Operation { target, owner_before: ANY_OWNER, owner_after: ANY_OWNER, effect }
+    }
+}
+
 /// What an operation does. `values` stand in the order of `columns` and hold no `Unset`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// The row comes into being. `columns` includes the key.
     Insert {
         /// Target columns, ascending.
+        columns: Columns,
+        /// Their values.
+        values: Box<[Datum]>,
+    },
+    /// The row comes into being unless it is there. `columns` includes the key.
+    Ensure {
+        /// Target columns, ascending.
+        columns: Columns,
+        /// Their values.
+        values: Box<[Datum]>,
+    },
+    /// A patch lets go of columns of a row, if the row is still there.
+    Clear {
+        /// The row.
+        key: Key,
+        /// Target columns, ascending; never of the key.
         columns: Columns,
         /// Their values.
         values: Box<[Datum]>,
@@ -80,8 +107,12 @@ pub enum Effect {
 pub enum SetKind {
     /// INSERT.
     Insert,
+    /// INSERT where the key is not there yet.
+    Ensure,
     /// UPDATE of columns outside the key.
     Patch,
+    /// UPDATE of columns outside the key of rows that may be gone.
+    Clear,
     /// UPDATE of the key, and columns outside it.
     Rekey,
     /// DELETE.
@@ -110,11 +141,12 @@ pub struct Set {
 }
 
 impl Set {
-    /// How many rows the statement must affect, exactly (0 for truncate, which reports none).
+    /// How many rows the statement is about; it must affect them exactly, except for ensures and clears (0 for truncate,
+    /// which reports none).
     pub fn rows(&self) -> usize {
         match self.kind {
-            SetKind::Insert => self.values.len(),
-            SetKind::Patch | SetKind::Rekey | SetKind::Delete => self.keys.len(),
+            SetKind::Insert | SetKind::Ensure => self.values.len(),
+            SetKind::Patch | SetKind::Clear | SetKind::Rekey | SetKind::Delete => self.keys.len(),
             SetKind::Truncate => 0,
         }
     }

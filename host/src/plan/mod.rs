@@ -11,12 +11,14 @@
 
 pub mod bind;
 pub mod fit;
+pub mod keyed;
 pub mod order;
 pub mod parts;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::manifest::Write;
 use crate::names::TableName;
 
 /// A set of columns of one table: sorted positions, shared between all operations that use it.
@@ -37,6 +39,17 @@ pub struct Plan {
     pub oids: HashMap<u32, TableName>,
     /// Tables that exist in the source and are not read, with the reason; shown by `check`.
     pub left_out: Vec<(TableName, String)>,
+    /// The key maps that the link's rules use.
+    pub maps: Vec<keyed::Map>,
+    /// Position in `targets` of the table that holds the mirrors; `None` if no table has one.
+    pub mirror: Option<usize>,
+}
+
+impl Plan {
+    /// Whether any row depends on more than itself.
+    pub fn is_keyed(&self) -> bool {
+        self.sources.iter().any(|source| source.depends.is_any())
+    }
 }
 
 /// A table that is read, and its rule.
@@ -58,6 +71,8 @@ pub struct Source {
     pub refers_to_itself: bool,
     /// The rule.
     pub rule: Rule,
+    /// What its rows depend on besides themselves.
+    pub depends: keyed::Dependence,
     /// Size of the table in bytes when the plan was made.
     pub size_bytes: u64,
     /// The planner's estimate of its rows; negative if unknown.
@@ -112,6 +127,8 @@ pub struct Target {
     pub cascades: bool,
     /// Whether any column is GENERATED ALWAYS AS IDENTITY: inserts need OVERRIDING SYSTEM VALUE.
     pub identity_always: bool,
+    /// What the link keeps for itself in the target, such as mirrors: none of the application's tables.
+    pub internal: bool,
 }
 
 /// A column that is written.
@@ -148,8 +165,14 @@ pub struct Rule {
 pub struct Output {
     /// Position in `Plan::targets`.
     pub target: usize,
+    /// How its row is written.
+    pub write: Write,
     /// Copied columns: (source column, target column), ascending by target column.
     pub copied: Vec<(usize, u16)>,
+    /// Columns filled through a key map: (cell of the extended row, target column).
+    pub mapped: Vec<(usize, u16)>,
+    /// The mapped cells without which the row does not exist.
+    pub needs: Vec<keyed::Need>,
     /// Computed groups.
     pub groups: Vec<Group>,
     /// The target columns of the guest's values, in the order in which the guest returns them (groups' `to` joined).
@@ -168,6 +191,8 @@ pub struct Output {
     pub follows_source: bool,
     /// Columns and values of a soft delete, ascending by column; `None`: the row is deleted.
     pub on_delete_set: Option<Vec<(u16, crate::change::Datum)>>,
+    /// A patch sets its columns to NULL when its source row goes or stands for another row.
+    pub on_remove_null: bool,
 }
 
 impl Output {
@@ -180,7 +205,7 @@ impl Output {
 /// Columns that are computed and written together.
 #[derive(Clone, Debug)]
 pub struct Group {
-    /// Source columns on which they depend.
+    /// Source columns on which they depend, and cells of related rows.
     pub from: Vec<usize>,
     /// Positions in `Output::computed`.
     pub values: std::ops::Range<usize>,
@@ -193,6 +218,8 @@ pub enum Filling {
     Copied(usize),
     /// The guest's value at this position of `Output::computed`.
     Computed(usize),
+    /// The mapped key in this cell of the extended row.
+    Mapped(usize),
 }
 
 /// A target row as the guest answered it: the computed columns of one output.

@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 
 use crate::catalog::Catalog;
+use crate::manifest::Write;
 use crate::names::quote_name;
-use crate::plan::Plan;
+use crate::plan::{Plan, Source};
 use crate::problem::{Blame, Problem};
 
 /// Sorts the plan's targets, parents first, and its sources by the last of the targets they fill. Returns a problem
@@ -44,8 +45,55 @@ pub fn parents_first(plan: &mut Plan, catalog: &Catalog) -> Vec<Problem> {
     for source in &mut plan.sources {
         source.copy_level = source.rule.outputs.iter().map(|output| levels[output.target]).max().unwrap_or(0);
     }
+    problems.extend(depended_on_first(plan));
     renumber(plan, &order);
     problems
+}
+
+/// Raises the copy levels until rows that others depend on are copied before: the owners of patched rows, tables that
+/// bind pairs, related tables (counter-examples 4 and 6). A problem where no order does.
+fn depended_on_first(plan: &mut Plan) -> Option<Problem> {
+    let owns = |source: &Source, target: usize| {
+        source.rule.outputs.iter().any(|output| output.write == Write::Own && output.target == target)
+    };
+    let needs = |one: &Source, other: &Source| {
+        let outputs = &one.rule.outputs;
+        let patches = outputs.iter().any(|output| output.write == Write::Patch && owns(other, output.target));
+        let bound = |map: usize| other.depends.binds.iter().any(|bound| bound.map == map);
+        let maps = one.depends.mapped.iter().any(|mapped| bound(mapped.map));
+        patches || maps || one.depends.related.iter().any(|related| related.table == other.name)
+    };
+    let count = plan.sources.len();
+    let others: Vec<Vec<usize>> = plan
+        .sources
+        .iter()
+        .map(|one| {
+            (0..count)
+                .filter(|other| plan.sources[*other].name != one.name && needs(one, &plan.sources[*other]))
+                .collect()
+        })
+        .collect();
+    for _ in 0..=count {
+        let mut raised = None;
+        for at in 0..count {
+            let least = others[at].iter().map(|other| plan.sources[*other].copy_level + 1).max().unwrap_or(0);
+            if plan.sources[at].copy_level < least {
+                plan.sources[at].copy_level = least;
+                raised = Some(at);
+            }
+        }
+        raised?;
+    }
+    let on_cycle = (0..count).find(|at| !others[*at].is_empty())?;
+    Some(
+        Problem::refuse(
+            Blame::Artifact,
+            "KEY_CYCLE",
+            "rules need each other's rows (patches, bound keys, related rows): no order of copying satisfies them",
+        )
+        .table(&plan.sources[on_cycle].name)
+        .remedy("take one of the dependences out of the transform"),
+    )
 }
 
 fn renumber(plan: &mut Plan, order: &[usize]) {

@@ -63,15 +63,22 @@ impl Sets {
 
     fn add(&mut self, plan: &Plan, link: Link) {
         for source in &plan.sources {
-            let from = |column: usize| (link, source.name.clone(), source.columns[column].name.clone());
+            let own = source.columns.len();
+            // A mapped key stands for the column that it is found by; related rows are other rows.
+            let column = |cell: usize| match cell < own {
+                true => Some(cell),
+                false => source.depends.mapped.get(cell - own).map(|mapped| mapped.column),
+            };
+            let from = |cell: usize| Some((link, source.name.clone(), source.columns[column(cell)?].name.clone()));
             for output in &source.rule.outputs {
                 let target = &plan.targets[output.target];
                 let to =
                     |column: u16| (link.other(), target.name.clone(), target.columns[usize::from(column)].name.clone());
-                let copied = output.copied.iter().map(|(source, column)| vec![from(*source), to(*column)]);
+                let moved = output.copied.iter().chain(&output.mapped);
+                let copied = moved.map(|(source, column)| from(*source).into_iter().chain([to(*column)]).collect());
                 let groups = output.groups.iter().map(|group| {
                     let values = group.values.clone().map(|value| to(output.computed[value]));
-                    group.from.iter().map(|source| from(*source)).chain(values).collect()
+                    group.from.iter().filter_map(|source| from(*source)).chain(values).collect()
                 });
                 let all: Vec<Vec<Node>> = copied.chain(groups).collect();
                 match output.many {

@@ -197,6 +197,9 @@ fn keys(plan: &Plan, claims: &[Claim]) -> Vec<(usize, Vec<Key>)> {
     let mut by_target: Vec<(Vec<Key>, HashSet<Key>)> = vec![Default::default(); plan.targets.len()];
     for claim in claims {
         let target = claim.operation.target;
+        if plan.targets[target].internal {
+            continue;
+        }
         let (keys, known) = &mut by_target[target];
         let mut add = |key: Key| {
             if known.insert(key.clone()) {
@@ -204,8 +207,10 @@ fn keys(plan: &Plan, claims: &[Claim]) -> Vec<(usize, Vec<Key>)> {
             }
         };
         match &claim.operation.effect {
-            Effect::Insert { columns, values } => add(decide::key_of(&plan.targets[target], columns, values)),
-            Effect::Patch { key, .. } | Effect::Delete { key } => add(key.clone()),
+            Effect::Insert { columns, values } | Effect::Ensure { columns, values } => {
+                add(decide::key_of(&plan.targets[target], columns, values))
+            }
+            Effect::Patch { key, .. } | Effect::Clear { key, .. } | Effect::Delete { key } => add(key.clone()),
             Effect::Rekey { from, to, .. } => [from, to].into_iter().for_each(|key| add(key.clone())),
             Effect::Truncate { .. } => {}
         }

@@ -43,6 +43,11 @@
 //! | the way back loses something | `.lossy(function)` instead of `.computed(function)` |
 //! | this row is impossible | return `Err(Reject::new("code", "message"))` |
 //! | leave the column as it is | a field of type [`Maybe`], [`Maybe::Unset`] |
+//! | keys differ between the sides | `let cart = step.map("cart", "customer.id", "cart.id", Creates::Green)`, then `.mapped("cart_id", cart.of("customer_id"))` |
+//! | the application itself pairs two keys | `step.backward("customer").bind(cart, "id", "cart_id")` |
+//! | several rows imply one row | `.ensure()` |
+//! | columns of another table's row are set | `.patch([("id", "customer_id")])`, `.on_remove_null()` |
+//! | a value needs rows of another table | `let owners = rule.related::<Owner>("owner", [("owner_id", "id")])`, then `.computed_with(owners, function)` |
 //! | rows of this table stand for nothing | `step.forward("table")` without an output |
 //!
 //! Field types: `bool`, `i16`, `i32`, `i64`, `f64`, `String`, `Vec<u8>`, `Option` of them where NULL is possible, and
@@ -56,6 +61,7 @@
 extern crate self as falkirk_sdk;
 
 mod column;
+mod keyed;
 mod manifest;
 mod row;
 mod step;
@@ -63,6 +69,7 @@ pub mod testing;
 pub mod wire;
 
 pub use column::{Column, Maybe, Text, Wrong};
+pub use keyed::{Creates, Map, Mapped, Matched, Related};
 pub use row::{Answer, Answers, Row};
 pub use step::{Direction, Output, Reject, Rule, Step};
 pub use wire::Value;

@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
+use crate::keyed::{Creates, Mapped, Matched};
 use crate::step::{Group, Output, Rule, Step};
 
 /// A table's name: schema and table, `public` if no schema is written.
@@ -51,14 +52,23 @@ impl TableName {
 
 /// The manifest of a step.
 pub(crate) fn json(step: &Step) -> Json {
-    json!({
+    let mut json = json!({
         "falkirk": 1,
         "name": step.name,
         "from": step.from,
         "to": step.to,
         "forward": step.forward.iter().map(rule).collect::<Vec<_>>(),
         "backward": step.backward.iter().map(rule).collect::<Vec<_>>(),
-    })
+    });
+    for (map, blue, green, creates) in &step.maps {
+        let creates = match creates {
+            Creates::Blue => "blue",
+            Creates::Green => "green",
+            Creates::Both => "both",
+        };
+        json["maps"][map.0] = json!({ "blue": blue, "green": green, "creates": creates });
+    }
+    json
 }
 
 fn rule(rule: &Rule) -> Json {
@@ -66,11 +76,30 @@ fn rule(rule: &Rule) -> Json {
         true => json!({ "name": name, "as": "text" }),
         false => json!(name),
     };
-    json!({
+    let mut json = json!({
         "table": rule.table.plain(),
         "columns": rule.columns.iter().map(column).collect::<Vec<_>>(),
         "outputs": rule.outputs.iter().map(output).collect::<Vec<_>>(),
-    })
+    });
+    if !rule.binds.is_empty() {
+        let bind =
+            |(map, blue, green): &(crate::Map, String, String)| json!({ "map": map.0, "blue": blue, "green": green });
+        json["bind"] = rule.binds.iter().map(bind).collect();
+    }
+    for related in &rule.related {
+        let on: Map<String, Json> = related.on.iter().map(|(own, other)| (own.clone(), json!(other))).collect();
+        let columns: Vec<Json> = related.columns.iter().map(column).collect();
+        let related = json!({ "table": related.table.plain(), "on": on, "columns": columns });
+        match json["related"].as_array_mut() {
+            Some(list) => list.push(related),
+            None => json["related"] = json!([related]),
+        }
+    }
+    json
+}
+
+fn mapped(mapped: &Mapped) -> Json {
+    json!([mapped.map.0, mapped.column])
 }
 
 fn names(columns: &[(&str, bool)]) -> Json {
@@ -81,6 +110,22 @@ fn names(columns: &[(&str, bool)]) -> Json {
 fn output(output: &Output) -> Json {
     let mut json = Map::from_iter([("table".to_owned(), json!(output.table.plain()))]);
     let mut put = |key: &str, value: Json| json.insert(key.to_owned(), value);
+    if let Some(write) = output.write {
+        put("write", json!(write));
+    }
+    if !output.matching.is_empty() {
+        let from = |matched: &Matched| match matched {
+            Matched::Column(column) => json!(column),
+            Matched::Mapped(through) => mapped(through),
+        };
+        put("match", output.matching.iter().map(|(to, matched)| (to.clone(), from(matched))).collect());
+    }
+    if !output.mapped.is_empty() {
+        put("mapped", output.mapped.iter().map(|(to, through)| (to.clone(), mapped(through))).collect());
+    }
+    if let Some(on_remove) = output.on_remove {
+        put("on_remove", json!(on_remove));
+    }
     if !output.copied.is_empty() {
         put("copied", output.copied.iter().map(|(to, from)| (to.clone(), json!(from))).collect());
     }
@@ -108,6 +153,9 @@ fn output(output: &Output) -> Json {
 
 fn group(group: &Group) -> Json {
     let mut json = json!({ "from": names(group.inputs.columns), "to": names(group.to) });
+    if let Some(number) = group.related {
+        json["related"] = json!([number]);
+    }
     if group.lossy {
         json["lossy"] = json!(true);
     }

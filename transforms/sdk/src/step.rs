@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::keyed::{Creates, Map, Mapped, Matched, Related, RelatedTable};
 use crate::manifest::{self, TableName};
 use crate::row::{Answer, Answers, Row};
 use crate::wire::{InputRow, OutputRow, Rejection, Value};
@@ -41,8 +42,11 @@ impl Reject {
     }
 }
 
+/// The related rows of one row: a list for each related table of the rule.
+pub(crate) type RelatedRows = [Vec<Vec<Value>>];
+
 /// A boxed function from a rule's values to the values of one group; `Ok` holds one list for each row.
-type Compute = Box<dyn Fn(&mut dyn Iterator<Item = Value>) -> Result<Vec<Vec<Value>>, Reject>>;
+type Compute = Box<dyn Fn(&mut dyn Iterator<Item = Value>, &RelatedRows) -> Result<Vec<Vec<Value>>, Reject>>;
 type Decide = Box<dyn Fn(&mut dyn Iterator<Item = Value>) -> Result<bool, Reject>>;
 
 /// What a function reads: names as declared, positions once the rule is known.
@@ -61,6 +65,7 @@ impl Inputs {
 pub(crate) struct Group {
     pub(crate) inputs: Inputs,
     pub(crate) to: &'static [(&'static str, bool)],
+    pub(crate) related: Option<usize>,
     pub(crate) lossy: bool,
     compute: Compute,
 }
@@ -80,6 +85,10 @@ pub struct Output {
     pub(crate) many: bool,
     pub(crate) follows: Option<&'static str>,
     pub(crate) on_delete: Vec<(String, Option<String>)>,
+    pub(crate) write: Option<&'static str>,
+    pub(crate) matching: Vec<(String, Matched)>,
+    pub(crate) mapped: Vec<(String, Mapped)>,
+    pub(crate) on_remove: Option<&'static str>,
     faults: Vec<String>,
 }
 
@@ -87,6 +96,15 @@ fn reading<I: Row>(values: &mut dyn Iterator<Item = Value>) -> Result<I, Reject>
     I::take(values).map_err(|(column, wrong)| {
         Reject::new(wrong.code, format!("the transform declares {}", wrong.expected)).column(column)
     })
+}
+
+fn written<A: Answers>(answer: A) -> Result<Vec<Vec<Value>>, Reject> {
+    let values = |row: A::Row| {
+        let mut values = Vec::with_capacity(A::Row::COLUMNS.len());
+        row.give(&mut values);
+        values
+    };
+    Ok(answer.rows()?.into_iter().map(values).collect())
 }
 
 impl Output {
@@ -100,6 +118,10 @@ impl Output {
             many: false,
             follows: None,
             on_delete: Vec::new(),
+            write: None,
+            matching: Vec::new(),
+            mapped: Vec::new(),
+            on_remove: None,
             faults: Vec::new(),
         }
     }
@@ -153,18 +175,59 @@ impl Output {
         function: impl Fn(I) -> A + 'static,
         lossy: bool,
     ) -> Self {
-        let compute: Compute = Box::new(move |values| {
-            let rows = function(reading::<I>(values)?).rows()?;
-            Ok(rows
-                .into_iter()
-                .map(|row| {
-                    let mut values = Vec::with_capacity(A::Row::COLUMNS.len());
-                    row.give(&mut values);
-                    values
-                })
-                .collect())
+        let compute: Compute = Box::new(move |values, _| written(function(reading::<I>(values)?)));
+        self.groups.push(Group { inputs: Inputs::of::<I>(), to: A::Row::COLUMNS, related: None, lossy, compute });
+        self
+    }
+
+    /// Computes columns from the row and from related rows ([`Rule::related`]). The group is also written when one of
+    /// those changes.
+    pub fn computed_with<I, R, A>(mut self, related: Related<R>, function: impl Fn(I, Vec<R>) -> A + 'static) -> Self
+    where
+        I: Row + 'static,
+        R: Row + 'static,
+        A: Answers<Rows = std::iter::Once<<A as Answers>::Row>> + 'static,
+    {
+        let number = related.number;
+        let compute: Compute = Box::new(move |values, related| {
+            let rows = related.get(number).map(Vec::as_slice).unwrap_or_default();
+            // A wrong value of another table has no column of this one to blame.
+            let read = |row: &Vec<Value>| {
+                R::take(&mut row.iter().cloned())
+                    .map_err(|(_, wrong)| Reject::new(wrong.code, format!("the transform declares {}", wrong.expected)))
+            };
+            let rows = rows.iter().map(read).collect::<Result<Vec<R>, Reject>>()?;
+            written(function(reading::<I>(values)?, rows))
         });
-        self.groups.push(Group { inputs: Inputs::of::<I>(), to: A::Row::COLUMNS, lossy, compute });
+        let to = A::Row::COLUMNS;
+        self.groups.push(Group { inputs: Inputs::of::<I>(), to, related: Some(number), lossy: false, compute });
+        self
+    }
+
+    /// The row is implied by several source rows: it is inserted unless it is there, and left alone from then on.
+    pub fn ensure(mut self) -> Self {
+        self.write = Some("ensure");
+        self
+    }
+
+    /// Sets columns of a row that others own: the one whose key is found in these columns, target column to source
+    /// column. There must be such a row.
+    pub fn patch<'a, M: Into<Matched>>(mut self, key: impl IntoIterator<Item = (&'a str, M)>) -> Self {
+        self.write = Some("patch");
+        self.matching.extend(key.into_iter().map(|(column, from)| (column.to_owned(), from.into())));
+        self
+    }
+
+    /// The columns of a patch become NULL when its source row goes or stands for another row. Otherwise they are kept.
+    pub fn on_remove_null(mut self) -> Self {
+        self.on_remove = Some("null");
+        self
+    }
+
+    /// Fills a column with the key that a map pairs with the value of a source column: `.mapped("cart_id",
+    /// cart.of("customer_id"))`. Without a partner the row does not exist yet.
+    pub fn mapped(mut self, target_column: &str, through: Mapped) -> Self {
+        self.mapped.push((target_column.into(), through));
         self
     }
 
@@ -206,6 +269,7 @@ impl Output {
 
     fn check(&self, faults: &mut Vec<String>, place: &str) {
         let mut filled: Vec<&str> = self.copied.iter().map(|(target, _)| target.as_str()).collect();
+        filled.extend(self.mapped.iter().map(|(target, _)| target.as_str()));
         filled.extend(self.groups.iter().flat_map(|group| group.to).map(|(column, _)| *column));
         filled.sort_unstable();
         for pair in filled.windows(2).filter(|pair| pair[0] == pair[1]) {
@@ -217,6 +281,12 @@ impl Output {
         if self.groups.iter().any(|group| group.to.is_empty()) {
             faults.push(format!("{place}: a computing function answers a row without columns"));
         }
+        if self.write.is_some() && self.many {
+            faults.push(format!("{place}: `many` goes with rows of its own only"));
+        }
+        if self.on_remove.is_some() && self.write != Some("patch") {
+            faults.push(format!("{place}: `on_remove_null` goes with `patch` only"));
+        }
         faults.extend(self.faults.iter().map(|fault| format!("{place} {fault}")));
     }
 }
@@ -226,6 +296,8 @@ pub struct Rule {
     pub(crate) table: TableName,
     pub(crate) columns: Vec<(&'static str, bool)>,
     pub(crate) outputs: Vec<Output>,
+    pub(crate) binds: Vec<(Map, String, String)>,
+    pub(crate) related: Vec<RelatedTable>,
     /// For each column the sequence number of the function that reads it last: that one gets the value itself.
     last_use: Vec<usize>,
     functions: usize,
@@ -246,6 +318,22 @@ impl Rule {
         }
         self.outputs.push(output);
         self
+    }
+
+    /// Two columns of the table are a pair of a map wherever both are not NULL. A new pair replaces the old ones of both
+    /// keys, and the rows that were mapped through those follow.
+    pub fn bind(&mut self, map: Map, blue_key: &str, green_key: &str) -> &mut Self {
+        self.binds.push((map, blue_key.into(), green_key.into()));
+        self
+    }
+
+    /// Rows of another table of the same side, found by equal columns (column of this table, column of the other), as
+    /// they were when the row changed. The fields of `R` are the columns that are handed over. To be given to
+    /// [`Output::computed_with`].
+    pub fn related<'a, R: Row>(&mut self, table: &str, on: impl IntoIterator<Item = (&'a str, &'a str)>) -> Related<R> {
+        let on = on.into_iter().map(|(own, other)| (own.to_owned(), other.to_owned())).collect();
+        self.related.push(RelatedTable { table: TableName::parse(table), on, columns: R::COLUMNS });
+        Related { number: self.related.len() - 1, row: std::marker::PhantomData }
     }
 
     fn resolve(&mut self, inputs: &mut Inputs, place: &str) {
@@ -279,7 +367,7 @@ impl Rule {
     }
 
     /// The output rows of one source row.
-    pub(crate) fn row(&self, mut values: Vec<Value>) -> Result<Vec<OutputRow>, Reject> {
+    pub(crate) fn row(&self, mut values: Vec<Value>, related: &RelatedRows) -> Result<Vec<OutputRow>, Reject> {
         let mut rows = Vec::with_capacity(self.outputs.len());
         for (position, output) in self.outputs.iter().enumerate().filter(|(_, output)| output.needs_code()) {
             if let Some(when) = &output.when
@@ -290,13 +378,13 @@ impl Rule {
             let output_position = position as u32;
             if output.many {
                 let group = &output.groups[0];
-                let many = (group.compute)(&mut self.gather(&group.inputs, &mut values))?;
+                let many = (group.compute)(&mut self.gather(&group.inputs, &mut values), related)?;
                 rows.extend(many.into_iter().map(|values| OutputRow { output: output_position, values }));
                 continue;
             }
             let mut computed = Vec::new();
             for group in &output.groups {
-                let one = (group.compute)(&mut self.gather(&group.inputs, &mut values))?;
+                let one = (group.compute)(&mut self.gather(&group.inputs, &mut values), related)?;
                 computed.extend(one.into_iter().flatten());
             }
             rows.push(OutputRow { output: output_position, values: computed });
@@ -319,6 +407,7 @@ pub struct Step {
     pub(crate) name: String,
     pub(crate) from: String,
     pub(crate) to: String,
+    pub(crate) maps: Vec<(Map, String, String, Creates)>,
     pub(crate) forward: Vec<Rule>,
     pub(crate) backward: Vec<Rule>,
 }
@@ -326,7 +415,21 @@ pub struct Step {
 impl Step {
     /// A step of the application `name` from the older schema version to the newer one.
     pub fn new(name: &str, from: &str, to: &str) -> Self {
-        Step { name: name.into(), from: from.into(), to: to.into(), forward: Vec::new(), backward: Vec::new() }
+        Step {
+            name: name.into(),
+            from: from.into(),
+            to: to.into(),
+            maps: Vec::new(),
+            forward: Vec::new(),
+            backward: Vec::new(),
+        }
+    }
+
+    /// Declares a key map: pairs of blue's key in `blue` and green's key in `green` (`table.column`), and whose missing
+    /// keys the host may make from the column's own default.
+    pub fn map(&mut self, name: &'static str, blue: &str, green: &str, creates: Creates) -> Map {
+        self.maps.push((Map(name), blue.into(), green.into(), creates));
+        Map(name)
     }
 
     /// The rule for a table of blue. Called once for each table; a rule without outputs says that the table's rows stand
@@ -356,6 +459,11 @@ impl Step {
     /// inconsistent step cannot say why it traps.
     pub fn check(&self) -> Result<(), String> {
         let mut faults = Vec::new();
+        for (position, (map, ..)) in self.maps.iter().enumerate() {
+            if self.maps[..position].iter().any(|(other, ..)| other == map) {
+                faults.push(format!("the map {} is declared twice", map.0));
+            }
+        }
         for rules in [&self.forward, &self.backward] {
             for (position, rule) in rules.iter().enumerate() {
                 faults.extend(rule.faults.iter().cloned());
@@ -392,7 +500,9 @@ impl Step {
         rows: Vec<InputRow>,
     ) -> Vec<Result<Vec<OutputRow>, Rejection>> {
         let Some(rule) = self.rule(direction, table) else { panic!("there is no rule for table {table}") };
-        rows.into_iter().map(|row| rule.row(row.values).map_err(|reject| rule.rejection(reject))).collect()
+        rows.into_iter()
+            .map(|row| rule.row(row.values, &row.related).map_err(|reject| rule.rejection(reject)))
+            .collect()
     }
 }
 
@@ -402,6 +512,8 @@ fn add<'a>(rules: &'a mut Vec<Rule>, table: &str) -> &'a mut Rule {
         table: TableName::parse(table),
         columns: Vec::new(),
         outputs: Vec::new(),
+        binds: Vec::new(),
+        related: Vec::new(),
         last_use: Vec::new(),
         functions: 0,
         faults: Vec::new(),

@@ -1,7 +1,8 @@
 //! Runs a step without WebAssembly, for an author's `cargo test`.
 //!
 //! Rows go through the same functions, positions and conversions as in the artifact. What only the host does is left
-//! out: columns that `same_named` copies are not shown, since which they are is the two databases' matter.
+//! out: columns that `same_named` copies and columns that are mapped are not shown, since what they hold is the two
+//! databases' matter.
 //!
 //! ```
 //! use falkirk_sdk::{Step, rows, testing};
@@ -45,15 +46,31 @@ pub fn target(table: &str, values: &[(&str, Value)]) -> TargetRow {
 /// # Panics
 /// If the step is inconsistent, has no rule for the table, or reads a column that is not given.
 pub fn forward(step: &Step, table: &str, row: &[(&str, Value)]) -> Result<Vec<TargetRow>, Reject> {
-    run(step, Direction::Forward, table, row)
+    run(step, Direction::Forward, table, row, &[])
+}
+
+/// Like [`forward`], with the related rows: a list for each related table of the rule, in order.
+pub fn forward_with(
+    step: &Step,
+    table: &str,
+    row: &[(&str, Value)],
+    related: &[Vec<Vec<Value>>],
+) -> Result<Vec<TargetRow>, Reject> {
+    run(step, Direction::Forward, table, row, related)
 }
 
 /// The blue rows that a green row stands for. Panics like [`forward`].
 pub fn backward(step: &Step, table: &str, row: &[(&str, Value)]) -> Result<Vec<TargetRow>, Reject> {
-    run(step, Direction::Backward, table, row)
+    run(step, Direction::Backward, table, row, &[])
 }
 
-fn run(step: &Step, direction: Direction, table: &str, row: &[(&str, Value)]) -> Result<Vec<TargetRow>, Reject> {
+fn run(
+    step: &Step,
+    direction: Direction,
+    table: &str,
+    row: &[(&str, Value)],
+    related: &[Vec<Vec<Value>>],
+) -> Result<Vec<TargetRow>, Reject> {
     if let Err(faults) = step.check() {
         panic!("the step is inconsistent: {faults}");
     }
@@ -62,7 +79,7 @@ fn run(step: &Step, direction: Direction, table: &str, row: &[(&str, Value)]) ->
         Some((_, value)) => value.clone(),
         None => panic!("the rule for table {table} reads column {name}, which the test's row does not have"),
     };
-    let mut answers = rule.row(rule.columns.iter().map(|(name, _)| cell(name)).collect())?;
+    let mut answers = rule.row(rule.columns.iter().map(|(name, _)| cell(name)).collect(), related)?;
     let mut rows = Vec::new();
     for (position, output) in rule.outputs.iter().enumerate() {
         let copied = || output.copied.iter().map(|(to, from)| (to.clone(), cell(from)));

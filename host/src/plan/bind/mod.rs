@@ -1,12 +1,15 @@
 //! Binding: a manifest and two catalogs become a plan, or every shortfall at once, before the first row moves.
 
+pub mod keyed;
 mod output;
+mod write;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::catalog::{Catalog, Column, ReplicaIdentity, Table};
-use crate::manifest::{self, Manifest, OnDelete, Write};
+use crate::manifest::{self, Direction, Manifest, OnDelete, Write};
 use crate::names::TableName;
+use crate::plan::keyed::Dependence;
 use crate::plan::{Output, Plan, Rule, Source, SourceColumn, Target, fit, order};
 use crate::problem::{Blame, Problem};
 
@@ -24,42 +27,8 @@ pub struct Binding<'a> {
     pub include: &'a [TableName],
     /// Not these.
     pub exclude: &'a [TableName],
-}
-
-/// Parts of the manifest's format that this host knows and does not carry out yet.
-pub fn unsupported(manifest: &Manifest, artifact: &str) -> Vec<Problem> {
-    let mut found = Vec::new();
-    let mut say = |table: Option<&TableName>, part: &str| {
-        let problem = Problem::refuse(
-            Blame::Artifact,
-            "NOT_SUPPORTED",
-            format!("the manifest uses {part}, which this release of the host does not carry out"),
-        )
-        .artifact(artifact)
-        .remedy("leave it out of the transform, or use a host that carries it out");
-        found.push(match table {
-            Some(table) => problem.table(table),
-            None => problem,
-        });
-    };
-    if manifest.maps.is_some() {
-        say(None, "`maps`");
-    }
-    for rule in manifest.forward.iter().chain(&manifest.backward) {
-        let parts = [(rule.related.is_some(), "`related`"), (rule.bind.is_some(), "`bind`")];
-        parts.iter().filter(|(used, _)| *used).for_each(|(_, part)| say(Some(&rule.table), part));
-        for output in &rule.outputs {
-            let parts = [
-                (output.write == Write::Ensure, "`write: ensure`"),
-                (output.write == Write::Patch, "`write: patch`"),
-                (output.mapped.is_some(), "`mapped`"),
-                (output.matching.is_some(), "`match`"),
-                (output.on_remove.is_some(), "`on_remove`"),
-            ];
-            parts.iter().filter(|(used, _)| *used).for_each(|(_, part)| say(Some(&rule.table), part));
-        }
-    }
-    found
+    /// The whole manifest and the direction that `rules` is, for key maps; without it the rules can use none.
+    pub manifest: Option<(&'a Manifest, Direction)>,
 }
 
 /// Binds rules to catalogs. On failure: every shortfall, each with its table, column and next step.
@@ -77,13 +46,30 @@ pub fn bind_what_fits(binding: &Binding<'_>) -> (Plan, Vec<Problem>) {
         target_ids: HashMap::new(),
         writers: HashMap::new(),
         left_out: Vec::new(),
+        maps: Vec::new(),
+        map_columns: Vec::new(),
     };
+    binder.bind_maps();
     let sources = binder.sources();
+    let is_mirrored = |source: &Source| source.depends.mirror.is_some() || binder.is_related(&source.name);
+    if sources.iter().any(is_mirrored) {
+        binder.targets.push(keyed::mirror_target());
+    }
     let oids = binding.source.tables.values().map(|table| (table.oid, table.name.clone())).collect();
-    let mut plan = Plan { sources, targets: binder.targets, by_name: HashMap::new(), oids, left_out: binder.left_out };
+    let mut plan = Plan {
+        sources,
+        targets: binder.targets,
+        by_name: HashMap::new(),
+        oids,
+        left_out: binder.left_out,
+        maps: binder.maps,
+        mirror: None,
+    };
     let mut problems = binder.problems;
     problems.extend(order::parents_first(&mut plan, binding.target));
     plan.by_name = by_name(&plan, binding.source);
+    plan.mirror = plan.targets.iter().position(|target| target.name == keyed::mirror_table());
+    keyed::resolve_related(&mut plan);
     (plan, problems)
 }
 
@@ -103,9 +89,12 @@ struct Binder<'a> {
     problems: Vec<Problem>,
     targets: Vec<Target>,
     target_ids: HashMap<TableName, usize>,
-    /// Which source table's output writes which column of which target: at most one.
-    writers: HashMap<(TableName, String), TableName>,
+    /// Which source table's output writes which column of which target, and how: at most one, or several that ensure.
+    writers: HashMap<(TableName, String), (TableName, Write)>,
     left_out: Vec<(TableName, String)>,
+    maps: Vec<crate::plan::keyed::Map>,
+    /// The source's and the target's key column of each map, where they are there.
+    map_columns: Vec<(Option<&'a Column>, Option<&'a Column>)>,
 }
 
 /// What is known of the source table while one of its outputs is bound.
@@ -114,6 +103,7 @@ struct Frame<'a> {
     /// The columns that the stream sends.
     columns: Vec<&'a Column>,
     rule: &'a manifest::Rule,
+    depends: Dependence,
 }
 
 impl<'a> Frame<'a> {
@@ -135,8 +125,9 @@ impl<'a> Binder<'a> {
         let given = self.given;
         let mut sources = Vec::new();
         self.check_rules_and_lists();
+        let owned = |rule: &'a manifest::Rule| rule.outputs.iter().filter(|output| output.write == Write::Own);
         let by_rules: BTreeSet<&TableName> =
-            given.rules.iter().flat_map(|rule| rule.outputs.iter().map(|output| &output.table)).collect();
+            given.rules.iter().flat_map(|rule| owned(rule).map(|output| &output.table)).collect();
         for table in given.source.tables.values().filter(|table| table.root.is_none()) {
             let rule = given.rules.iter().find(|rule| rule.table == table.name);
             if let Some(reason) = self.reason_to_leave_out(table, rule) {
@@ -151,7 +142,11 @@ impl<'a> Binder<'a> {
                 );
                 continue;
             }
-            let as_it_is = as_it_is(&table.name);
+            let as_it_is = match given.target.tables.contains_key(&table.name) {
+                true => as_it_is(&table.name),
+                // Its rows are only asked for by other rules.
+                false => manifest::Rule { outputs: Vec::new(), ..as_it_is(&table.name) },
+            };
             if let Some(source) = self.source(table, rule.unwrap_or(&as_it_is), rule.is_some()) {
                 sources.push(source);
             }
@@ -214,6 +209,9 @@ impl<'a> Binder<'a> {
         if rule.is_none() && table.unlogged {
             return Some("unlogged: nothing of it is ever decoded".into());
         }
+        if self.is_related(&table.name) || rule.is_some_and(|rule| !rule.bind.is_empty()) {
+            return None;
+        }
         if rule.is_none() && !given.target.tables.contains_key(&table.name) {
             return Some("no rule names it and the target has no table of its name".into());
         }
@@ -223,7 +221,9 @@ impl<'a> Binder<'a> {
     fn source(&mut self, table: &'a Table, rule: &manifest::Rule, by_rule: bool) -> Option<Source> {
         let problems_before = self.problems.len();
         let columns: Vec<&Column> = table.columns.iter().filter(|column| !column.generated).collect();
-        let frame = Frame { table, columns, rule };
+        let mut frame = Frame { table, columns, rule, depends: Dependence::default() };
+        frame.depends = self.depends(&frame);
+        self.check_full(&frame);
         self.check_identity(table);
         let asked = self.asked(&frame);
         let outputs: Vec<Output> =
@@ -260,6 +260,7 @@ impl<'a> Binder<'a> {
             copy_level: 0,
             refers_to_itself: refers,
             rule: Rule { guest_table: calls_guest.then(|| rule.table.to_string()), asked, outputs },
+            depends: frame.depends,
             size_bytes: table.size_bytes,
             rows_estimate: table.rows_estimate,
         })
@@ -319,8 +320,8 @@ fn as_it_is(table: &TableName) -> manifest::Rule {
     manifest::Rule {
         table: table.clone(),
         columns: Vec::new(),
-        related: None,
-        bind: None,
+        related: Vec::new(),
+        bind: Vec::new(),
         outputs: vec![manifest::Output {
             table: table.clone(),
             write: Write::Own,
@@ -331,8 +332,8 @@ fn as_it_is(table: &TableName) -> manifest::Rule {
             many: false,
             follows: None,
             on_delete: OnDelete::Delete,
-            mapped: None,
-            matching: None,
+            mapped: BTreeMap::new(),
+            matching: BTreeMap::new(),
             on_remove: None,
         }],
     }

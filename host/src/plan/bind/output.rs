@@ -35,23 +35,36 @@ impl Binder<'_> {
             );
             return None;
         }
-        let (fillings, computed, groups) = self.fillings(frame, declared, target, by_rule);
-        self.claim(frame, target, fillings.keys());
-        self.check_not_null(target, &fillings);
+        let (mut fillings, computed, groups) = self.fillings(frame, declared, target, by_rule);
+        self.mapped(frame, declared, target, &mut fillings);
+        self.check_write(frame, declared, target, &key);
+        let is_patch = declared.write == manifest::Write::Patch;
+        let in_key = |column: &u16| key.contains(&usize::from(*column));
+        let claimed = |column: &&u16| declared.write == manifest::Write::Own || !in_key(column);
+        self.claim(frame, target, declared.write, fillings.keys().filter(claimed));
+        if !is_patch {
+            self.check_not_null(target, &fillings);
+        }
         let target_id = self.target_id(target);
-        let (key, key_fillings) = self.key(target, &key, &fillings);
-        let when = self.inputs(frame, declared.when.as_deref());
+        let (key, key_fillings) = match is_patch {
+            false => self.key(target, &key, &fillings),
+            true => self.matched(frame, declared, target, &key),
+        };
+        let mut when = self.inputs(frame, declared.when.as_deref());
+        // Whether the row exists may hang on any related row.
+        let related: Vec<usize> = (0..frame.depends.related.len()).map(|number| frame.related_cell(number)).collect();
+        when.iter_mut().for_each(|when| when.extend(&related));
         let on_delete_set = self.soft_delete(declared, target, &key);
         self.check_many(declared, target);
+        let from = |of: fn(&Filling) -> Option<usize>| {
+            fillings.iter().filter_map(move |(column, filling)| Some((of(filling)?, *column))).collect()
+        };
         let output = Output {
             target: target_id,
-            copied: fillings
-                .iter()
-                .filter_map(|(column, filling)| match filling {
-                    Filling::Copied(source) => Some((*source, *column)),
-                    Filling::Computed(_) => None,
-                })
-                .collect(),
+            write: declared.write,
+            copied: from(|filling| if let Filling::Copied(source) = filling { Some(*source) } else { None }),
+            mapped: from(|filling| if let Filling::Mapped(cell) = filling { Some(*cell) } else { None }),
+            needs: self.needs(frame, target, &fillings, &key, &key_fillings),
             groups,
             computed,
             columns: fillings.keys().copied().collect::<Vec<u16>>().as_slice().into(),
@@ -59,8 +72,11 @@ impl Binder<'_> {
             key: key_fillings,
             when,
             many: declared.many,
-            follows_source: !declared.many && declared.follows != Some(manifest::Follows::Key),
+            follows_source: !declared.many
+                && declared.write == manifest::Write::Own
+                && declared.follows != Some(manifest::Follows::Key),
             on_delete_set,
+            on_remove_null: declared.on_remove == Some(manifest::OnRemove::Null),
         };
         self.check_old_values(frame, &output);
         Some(output)
@@ -115,7 +131,8 @@ impl Binder<'_> {
         let mut computed = Vec::new();
         let mut groups = Vec::new();
         for group in &declared.computed {
-            let from = self.inputs(frame, Some(&group.from)).unwrap_or_default();
+            let mut from = self.inputs(frame, Some(&group.from)).unwrap_or_default();
+            from.extend(self.related_inputs(frame, &group.related));
             let start = computed.len();
             for name in &group.to {
                 if let Some(column) = self.writable(target, name) {
@@ -152,7 +169,9 @@ impl Binder<'_> {
                     continue;
                 };
                 let taken = fillings.contains_key(&column);
-                if taken || target.columns[usize::from(column)].generated {
+                // A patch finds its row by what `match` says; `mapped` fills its columns itself.
+                let other_way = declared.matching.contains_key(&from.name) || declared.mapped.contains_key(&from.name);
+                if taken || other_way || target.columns[usize::from(column)].generated {
                     continue;
                 }
                 fillings.insert(column, Filling::Copied(source));
@@ -162,7 +181,7 @@ impl Binder<'_> {
         (fillings, computed, groups)
     }
 
-    fn written_twice(&mut self, target: &Table, column: &str) {
+    pub(super) fn written_twice(&mut self, target: &Table, column: &str) {
         self.problem(
             Problem::refuse(Blame::Artifact, "TWO_WRITERS", "one output writes the column twice")
                 .table(&target.name)
@@ -171,7 +190,7 @@ impl Binder<'_> {
         );
     }
 
-    fn writable(&mut self, target: &Table, name: &str) -> Option<u16> {
+    pub(super) fn writable(&mut self, target: &Table, name: &str) -> Option<u16> {
         let what = match target.column(name) {
             Some(column) if !target.columns[column].generated => return Some(column as u16),
             Some(_) => "the rule writes a generated column, which the database computes itself",
@@ -206,13 +225,23 @@ impl Binder<'_> {
         }
     }
 
-    /// Counter-example 6: two outputs that write one column of one table are refused.
-    fn claim<'k>(&mut self, frame: &Frame<'_>, target: &Table, columns: impl Iterator<Item = &'k u16>) {
+    /// Counter-example 6: two outputs that write one column of one table are refused. Several may ensure one row, and
+    /// one may ensure the row that another owns.
+    fn claim<'k>(
+        &mut self,
+        frame: &Frame<'_>,
+        target: &Table,
+        write: manifest::Write,
+        columns: impl Iterator<Item = &'k u16>,
+    ) {
         let mut others = BTreeSet::new();
+        let ensures = |write| write == manifest::Write::Ensure;
         for column in columns {
             let place = (target.name.clone(), target.columns[usize::from(*column)].name.clone());
-            if let Some(other) = self.writers.insert(place, frame.table.name.clone()) {
-                others.insert(other);
+            match self.writers.insert(place, (frame.table.name.clone(), write)) {
+                Some((_, earlier)) if ensures(earlier) && ensures(write) => {}
+                Some((other, _)) => drop(others.insert(other)),
+                None => {}
             }
         }
         for other in others {
@@ -349,6 +378,7 @@ impl Binder<'_> {
             key,
             cascades: table.foreign_keys.iter().any(|foreign_key| foreign_key.on_delete == 'c'),
             identity_always: table.columns.iter().any(|column| column.identity == Identity::Always),
+            internal: false,
         });
         self.target_ids.insert(table.name.clone(), self.targets.len() - 1);
         self.targets.len() - 1

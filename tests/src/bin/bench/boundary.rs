@@ -73,6 +73,7 @@ async fn plan(ground: &Ground, shop: &Subject, artifact: &Artifact) -> Outcome<P
         target: &target,
         include: &[],
         exclude: &[],
+        manifest: None,
     });
     for database in [blue, green] {
         ground.remove(database).await?;
