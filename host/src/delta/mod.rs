@@ -6,6 +6,7 @@
 //!   change --lift--> operations --fold--> sets (one per table, operation and column set) --> apply
 //! ```
 
+pub mod decide;
 pub mod fold;
 pub mod lift;
 

@@ -12,6 +12,7 @@
 pub mod bind;
 pub mod fit;
 pub mod order;
+pub mod parts;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,0 +1,473 @@
+//! Deciding conflicts: which of a source's changes are written when the target has an application of its own (L8).
+//!
+//! ```text
+//!   change --lift--> claims --decide--> operations --fold--> sets
+//!                              |
+//!                              +--> conflicts, agreements, reassertions, a verdict
+//! ```
+//!
+//! Two changes of one part of one row conflict if neither knew of the other. Values do not decide this
+//! (counter-example 2): a claim knows the last position of the target that its source had received when it was made,
+//! and the target tells what its own application changed after that. One side wins, by table:
+//!
+//! - the winner's claims are always written: a patch that finds no row inserts the whole row, an insert that finds one
+//!   writes its columns, a delete that finds none is agreement (counter-examples 10, 11);
+//! - the loser's claims are written unless they conflict; then they are left out and recorded;
+//! - where neither wins, a conflict ends the batch before its transaction, until an operator has decided.
+//!
+//! What is left out here has to be undone over there. Usually the winner's change does that when it arrives. It does not
+//! where the loser's change concerned the row's existence and the winner's only a column: the loser deleted and
+//! inserted the row anew, and the winner's patch would fill one column of the new row only. Then the winner asserts the
+//! row again: see [`Reassertion`].
+//!
+//! No decision depends on how source transactions were cut into batches (counter-example 31). What it cannot see: two
+//! rows of different keys that claim one unique value (counter-example 35); the statement fails.
+
+use std::collections::HashMap;
+
+use crate::change::Datum;
+use crate::delta::{Effect, Key, Operation};
+use crate::lsn::Lsn;
+use crate::plan::parts::{ALL, EXISTENCE};
+use crate::plan::{Columns, Target};
+
+/// An operation that a source's change asks for, and what that change knew of the target.
+///
+/// With both links on, every output row that a changed source row stands for makes a claim, also if nothing of it was
+/// written: an empty patch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// What lifting made of the change.
+    pub operation: Operation,
+    /// The whole row as an insert would write it, key included. Needed for patches and rekeys.
+    pub whole: Option<(Columns, Box<[Datum]>)>,
+    /// The parts of the source row that its application changed: `LinkParts::of_source`, or `ALL` where the row came
+    /// into being, ceased or got another key.
+    pub changed: u64,
+    /// The target position up to which the source had received the target's changes: the one in the last marker of the
+    /// other link before this change, in commit order.
+    pub knew: Lsn,
+    /// The commit position of the change in the source.
+    pub at: Lsn,
+}
+
+/// What a target says about its rows, as they stand locked at the start of the target transaction.
+pub trait Facts {
+    /// Whether the row is there.
+    fn exists(&self, target: usize, key: &Key) -> bool;
+
+    /// The parts that the target's own application changed, or that were asserted again, after this target position.
+    /// An insert, a delete and both ends of a change of key are `ALL`. Never too little: the target's log has to be
+    /// decoded up to the moment of the lock.
+    fn changed(&self, target: usize, key: &Key, after: Lsn) -> u64;
+
+    /// What an operator decided for this row under [`Standing::Stops`].
+    fn resolved(&self, _target: usize, _key: &Key) -> Option<Standing> {
+        None
+    }
+}
+
+/// How the source's claims stand against the target's application, by table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The source wins.
+    Wins,
+    /// The target wins.
+    Yields,
+    /// Nobody does: a conflict stops the link.
+    Stops,
+}
+
+/// What a claim that lost would have done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// An insert, or the new key of a rekey.
+    Insert,
+    /// Columns of a patch.
+    Patch,
+    /// A delete, or the old key of a rekey.
+    Delete,
+}
+
+/// A claim, or a part of one, that lost; or for which nobody decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// Position in `Plan::targets`.
+    pub target: usize,
+    /// The row.
+    pub key: Key,
+    /// What was left out.
+    pub lost: Lost,
+    /// The columns that were not written; empty for a delete.
+    pub columns: Columns,
+    /// The claim's values for them.
+    pub values: Box<[Datum]>,
+    /// The claim's `knew`.
+    pub knew: Lsn,
+    /// The claim's `at`.
+    pub at: Lsn,
+}
+
+/// A row of the target that the target's link has to send anew, because nothing on its way to the source undoes what
+/// lost here.
+///
+/// The caller signs it into the target's log with this transaction, after its rows. The other link reads it like a change
+/// of the target's own application at that position: it counts in [`Facts::changed`] with `parts`, and makes an empty
+/// patch with `changed` = `parts` and the whole row as the transaction left it; a delete if the row is gone by then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reassertion {
+    /// Position in `Plan::targets`.
+    pub target: usize,
+    /// The row.
+    pub key: Key,
+    /// The parts to be sent.
+    pub parts: u64,
+}
+
+/// Why a batch ends before one of its transactions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A conflict that an operator has to decide.
+    Stop(Conflict),
+    /// Tables were emptied: that cannot be decided row by row (counter-example 11).
+    Truncate {
+        /// Position in `Plan::targets`.
+        target: usize,
+        /// The claim's `at`.
+        at: Lsn,
+    },
+    /// The row is not as it should be and no change of the application explains it: a second writer.
+    Unexpected {
+        /// Position in `Plan::targets`.
+        target: usize,
+        /// The row.
+        key: Key,
+        /// The claim's `at`.
+        at: Lsn,
+    },
+}
+
+/// What was decided.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// What to apply, in source order; to be folded.
+    pub operations: Vec<Operation>,
+    /// What lost, to be recorded in the same target transaction.
+    pub conflicts: Vec<Conflict>,
+    /// Rows to be asserted again, each once.
+    pub reassertions: Vec<Reassertion>,
+    /// Claims that asked for what is so already.
+    pub agreements: u64,
+    /// Why the batch ends early; nothing above belongs to the transaction it names, nor to a later one.
+    pub verdict: Option<Verdict>,
+}
+
+/// What decisions are made by, beside the facts.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'p> {
+    /// `Plan::targets`.
+    pub targets: &'p [Target],
+    /// `LinkParts::targets`.
+    pub parts: &'p [Box<[u64]>],
+    /// By target.
+    pub standings: &'p [Standing],
+}
+
+/// Decides the claims of one target transaction, in source order.
+pub fn decide(rules: Rules<'_>, facts: &impl Facts, claims: Vec<Claim>) -> Outcome {
+    let mut judge = Judge { rules, facts, exists: HashMap::new(), outcome: Outcome::default() };
+    // Where the open source transaction began: how many operations, conflicts, reassertions, agreements.
+    let mut open = (None, (0, 0, 0, 0));
+    for claim in claims {
+        if open.0 != Some(claim.at) {
+            let so_far = &judge.outcome;
+            let lengths = (so_far.operations.len(), so_far.conflicts.len(), so_far.reassertions.len());
+            open = (Some(claim.at), (lengths.0, lengths.1, lengths.2, so_far.agreements));
+        }
+        if let Err(verdict) = judge.judge(claim) {
+            // L4: nothing of a transaction that cannot be written whole.
+            let (operations, conflicts, reassertions, agreements) = open.1;
+            judge.outcome.operations.truncate(operations);
+            judge.outcome.conflicts.truncate(conflicts);
+            judge.outcome.reassertions.truncate(reassertions);
+            judge.outcome.agreements = agreements;
+            judge.outcome.verdict = Some(*verdict);
+            break;
+        }
+    }
+    judge.outcome.reassertions = joined(judge.outcome.reassertions);
+    judge.outcome
+}
+
+/// One reassertion a row, in the order of the first.
+fn joined(reassertions: Vec<Reassertion>) -> Vec<Reassertion> {
+    let mut rows: Vec<Reassertion> = Vec::new();
+    for reassertion in reassertions {
+        let same = |row: &&mut Reassertion| row.target == reassertion.target && row.key == reassertion.key;
+        match rows.iter_mut().find(same) {
+            Some(row) => row.parts |= reassertion.parts,
+            None => rows.push(reassertion),
+        }
+    }
+    rows
+}
+
+struct Judge<'p, F> {
+    rules: Rules<'p>,
+    facts: &'p F,
+    /// Rows that this transaction made or removed.
+    exists: HashMap<(usize, Key), bool>,
+    outcome: Outcome,
+}
+
+type Judged = Result<(), Box<Verdict>>;
+
+impl<F: Facts> Judge<'_, F> {
+    fn judge(&mut self, claim: Claim) -> Judged {
+        let target = claim.operation.target;
+        let key = match &claim.operation.effect {
+            Effect::Truncate { targets } if targets.is_empty() => return Ok(()),
+            Effect::Truncate { .. } => return Err(Box::new(Verdict::Truncate { target, at: claim.at })),
+            Effect::Insert { columns, values } => self.key_of(target, columns, values),
+            Effect::Patch { key, .. } | Effect::Delete { key } | Effect::Rekey { from: key, .. } => key.clone(),
+        };
+        let standing = self.rules.standings[target];
+        let resolved = if standing == Standing::Stops { self.facts.resolved(target, &key) } else { None };
+        match resolved.unwrap_or(standing) {
+            Standing::Wins => self.win(claim, key),
+            Standing::Yields => self.yield_to(claim, key, false),
+            Standing::Stops => self.yield_to(claim, key, true),
+        }
+    }
+
+    /// The winner's claim is written, whatever the target's row is like.
+    fn win(&mut self, claim: Claim, key: Key) -> Judged {
+        let target = claim.operation.target;
+        let here = self.exists(target, &key);
+        match &claim.operation.effect {
+            Effect::Insert { columns, values } => self.write_row(&claim, key, columns, values),
+            Effect::Patch { .. } | Effect::Rekey { .. } if claim.whole.is_none() && !here => {
+                return Err(unexpected(&claim, key));
+            }
+            Effect::Patch { columns, values, .. } => match &claim.whole {
+                Some((all, whole)) if !here => self.write_row(&claim, key, all, whole),
+                Some(whole) => {
+                    let (columns, values) = self.with_parts(&claim, (columns, values), whole);
+                    self.patch(&claim, key, columns, values);
+                }
+                None => self.patch(&claim, key, columns.clone(), values.clone()),
+            },
+            Effect::Delete { .. } if here => self.apply(&claim, Effect::Delete { key }),
+            Effect::Delete { .. } => self.outcome.agreements += 1,
+            Effect::Rekey { to, .. } => {
+                let Some((all, whole)) = &claim.whole else { return Err(unexpected(&claim, key)) };
+                let to = to.clone();
+                if here && !self.exists(target, &to) {
+                    // The whole row: what the loser changed under the old key has lost, and the new key brings it along.
+                    let (columns, values) = self.without_key(target, all, whole);
+                    self.apply(&claim, Effect::Rekey { from: key, to, columns, values });
+                } else {
+                    if here {
+                        self.apply(&claim, Effect::Delete { key });
+                    }
+                    self.write_row(&claim, to, all, whole);
+                }
+            }
+            Effect::Truncate { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// The loser's claim is written unless it conflicts.
+    fn yield_to(&mut self, claim: Claim, key: Key, stops: bool) -> Judged {
+        let target = claim.operation.target;
+        let here = self.exists(target, &key);
+        let theirs = self.facts.changed(target, &key, claim.knew);
+        match &claim.operation.effect {
+            Effect::Insert { columns, values } if theirs != 0 => {
+                self.lose(&claim, key, Lost::Insert, (columns.clone(), values.clone()), stops)
+            }
+            Effect::Insert { .. } if here => Err(unexpected(&claim, key)),
+            Effect::Delete { .. } if !here => {
+                self.outcome.agreements += 1;
+                Ok(())
+            }
+            Effect::Delete { .. } if theirs != 0 => {
+                self.lose(&claim, key, Lost::Delete, (Columns::from([]), Box::from([])), stops)
+            }
+            Effect::Patch { columns, .. } if columns.is_empty() => Ok(()),
+            Effect::Patch { .. } if !here && theirs & EXISTENCE == 0 => Err(unexpected(&claim, key)),
+            Effect::Patch { columns, values, .. } => self.yield_patch(&claim, key, (columns, values), theirs, stops),
+            Effect::Rekey { to, .. } => {
+                let theirs = theirs | self.facts.changed(target, to, claim.knew);
+                match &claim.whole {
+                    Some(whole) if theirs != 0 => {
+                        let (columns, values) = whole.clone();
+                        let insert = part_of(&claim, Effect::Insert { columns, values });
+                        let to = to.clone();
+                        self.yield_to(part_of(&claim, Effect::Delete { key: key.clone() }), key, stops)?;
+                        self.yield_to(insert, to, stops)
+                    }
+                    _ if theirs != 0 || !here || self.exists(target, to) => Err(unexpected(&claim, key)),
+                    _ => {
+                        self.apply(&claim, claim.operation.effect.clone());
+                        Ok(())
+                    }
+                }
+            }
+            effect => {
+                self.apply(&claim, effect.clone());
+                Ok(())
+            }
+        }
+    }
+
+    /// A patch loses the columns of the parts that the winner changed; all of them if either side's change concerns
+    /// whether the row is there.
+    fn yield_patch(
+        &mut self,
+        claim: &Claim,
+        key: Key,
+        (columns, values): (&Columns, &[Datum]),
+        theirs: u64,
+        stops: bool,
+    ) -> Judged {
+        let parts = self.rules.parts[claim.operation.target].as_ref();
+        let ours = columns.iter().fold(claim.changed, |mask, column| mask | parts[usize::from(*column)]);
+        let all = theirs != 0 && (ours | theirs) & EXISTENCE != 0;
+        let loses = |column: &u16| all || parts[usize::from(*column)] & theirs != 0;
+        let lost = select(columns, values, loses);
+        let kept = select(columns, values, |column| !loses(column));
+        if lost.0.is_empty() {
+            self.apply(claim, claim.operation.effect.clone());
+            return Ok(());
+        }
+        self.lose(claim, key.clone(), Lost::Patch, lost, stops)?;
+        if !kept.0.is_empty() {
+            self.patch(claim, key, kept.0, kept.1);
+        }
+        Ok(())
+    }
+
+    /// L3: what is left out is recorded, or stops the link.
+    fn lose(
+        &mut self,
+        claim: &Claim,
+        key: Key,
+        lost: Lost,
+        (columns, values): (Columns, Box<[Datum]>),
+        stops: bool,
+    ) -> Judged {
+        let target = claim.operation.target;
+        let (knew, at) = (claim.knew, claim.at);
+        let conflict = Conflict { target, key: key.clone(), lost, columns, values, knew, at };
+        if stops {
+            return Err(Box::new(Verdict::Stop(conflict)));
+        }
+        // The existence of a row that a patch loses against is no part of what the patch wrote.
+        let parts = match (lost, claim.changed) {
+            (Lost::Insert | Lost::Delete, _) | (Lost::Patch, ALL) => ALL,
+            (Lost::Patch, _) => {
+                let parts = &self.rules.parts[target];
+                let columns = conflict.columns.iter().map(|column| parts[usize::from(*column)]);
+                columns.fold(0, |mask, bits| mask | bits) & !EXISTENCE
+            }
+        };
+        let undone = self.facts.changed(target, &key, knew);
+        if parts & !undone != 0 && self.exists(target, &key) {
+            self.outcome.reassertions.push(Reassertion { target, key, parts });
+        }
+        self.outcome.conflicts.push(conflict);
+        Ok(())
+    }
+
+    fn exists(&self, target: usize, key: &Key) -> bool {
+        let known = self.exists.get(&(target, key.clone())).copied();
+        known.unwrap_or_else(|| self.facts.exists(target, key))
+    }
+
+    fn apply(&mut self, claim: &Claim, effect: Effect) {
+        let target = claim.operation.target;
+        match &effect {
+            Effect::Insert { columns, values } => {
+                let key = self.key_of(target, columns, values);
+                self.exists.insert((target, key), true);
+            }
+            Effect::Delete { key } => {
+                self.exists.insert((target, key.clone()), false);
+            }
+            Effect::Rekey { from, to, .. } => {
+                self.exists.insert((target, from.clone()), false);
+                self.exists.insert((target, to.clone()), true);
+            }
+            Effect::Patch { .. } | Effect::Truncate { .. } => {}
+        }
+        self.outcome.operations.push(Operation { effect, ..claim.operation.clone() });
+    }
+
+    fn patch(&mut self, claim: &Claim, key: Key, columns: Columns, values: Box<[Datum]>) {
+        if !columns.is_empty() {
+            self.apply(claim, Effect::Patch { key, columns, values });
+        }
+    }
+
+    /// Makes the row be there with these values.
+    fn write_row(&mut self, claim: &Claim, key: Key, columns: &Columns, values: &[Datum]) {
+        if self.exists(claim.operation.target, &key) {
+            let (columns, values) = self.without_key(claim.operation.target, columns, values);
+            self.patch(claim, key, columns, values);
+        } else {
+            self.apply(claim, Effect::Insert { columns: columns.clone(), values: values.into() });
+        }
+    }
+
+    /// The columns of a patch, and all others of the row that belong to a part which the application changed: the
+    /// loser's change of such a column loses, so it has to be overwritten.
+    fn with_parts(
+        &self,
+        claim: &Claim,
+        (columns, values): (&Columns, &[Datum]),
+        (all, whole): &(Columns, Box<[Datum]>),
+    ) -> (Columns, Box<[Datum]>) {
+        let target = claim.operation.target;
+        let parts = &self.rules.parts[target];
+        let key = &self.rules.targets[target].key;
+        let wanted = if claim.changed == ALL { ALL } else { claim.changed & !EXISTENCE };
+        let added = |column: &u16| {
+            !columns.contains(column) && !key.contains(column) && parts[usize::from(*column)] & wanted != 0
+        };
+        let (more, more_values) = select(all, whole, added);
+        if more.is_empty() {
+            return (columns.clone(), values.into());
+        }
+        let own = columns.iter().copied().zip(values.iter().cloned());
+        let mut pairs: Vec<(u16, Datum)> = own.chain(more.iter().copied().zip(more_values)).collect();
+        pairs.sort_by_key(|(column, _)| *column);
+        let (columns, values): (Vec<u16>, Vec<Datum>) = pairs.into_iter().unzip();
+        (columns.into(), values.into())
+    }
+
+    fn key_of(&self, target: usize, columns: &Columns, values: &[Datum]) -> Key {
+        let value = |column: &u16| columns.binary_search(column).ok().map(|at| values[at].clone());
+        self.rules.targets[target].key.iter().filter_map(value).collect()
+    }
+
+    fn without_key(&self, target: usize, columns: &Columns, values: &[Datum]) -> (Columns, Box<[Datum]>) {
+        let key = &self.rules.targets[target].key;
+        select(columns, values, |column| !key.contains(column))
+    }
+}
+
+fn select(columns: &Columns, values: &[Datum], wanted: impl Fn(&u16) -> bool) -> (Columns, Box<[Datum]>) {
+    let pairs = columns.iter().zip(values).filter(|(column, _)| wanted(column));
+    let (columns, values): (Vec<u16>, Vec<Datum>) = pairs.map(|(column, value)| (*column, value.clone())).unzip();
+    (columns.into(), values.into())
+}
+
+fn part_of(claim: &Claim, effect: Effect) -> Claim {
+    Claim { operation: Operation { effect, ..claim.operation.clone() }, ..claim.clone() }
+}
+
+fn unexpected(claim: &Claim, key: Key) -> Box<Verdict> {
+    Box::new(Verdict::Unexpected { target: claim.operation.target, key, at: claim.at })
+}
