@@ -118,10 +118,10 @@ fn converge(name: &str, policy: &str, seeds: &[u64]) {
     for seed in seeds {
         let mut dice = Dice::of_seed(*seed);
         let (blue, green) = (dice.fork(), dice.fork());
-        std::thread::scope(|scope| {
+        host = std::thread::scope(|scope| {
             scope.spawn(|| burst(&stage.blue, blue));
             scope.spawn(|| burst(&stage.green, green));
-            host = disturb(&stage, host, &mut dice);
+            disturb(&stage, host, &mut dice)
         });
         assert!(host.is_running(), "seed {seed}: the host has ended\n{}{}", host.out(), host.err());
         quiet(&stage, *seed);

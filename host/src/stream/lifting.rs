@@ -11,11 +11,13 @@ use crate::delta::decide::Claim;
 use crate::delta::fold::Folder;
 use crate::delta::lift::{self, LiftError, Lifter};
 use crate::delta::{Effect, Operation, Set, Whole};
+use crate::plan::parts::LinkParts;
 use crate::plan::{Answer, Plan};
 use crate::problem::{Blame, Problem};
 use crate::transform::Guest;
 
 use super::assemble::Placed;
+use super::notes::changed;
 use super::relations::{Bound, Relations, in_order};
 
 /// A change that could not be lifted.
@@ -65,12 +67,20 @@ impl Lifting {
     }
 
     /// The operations that `changes` ask for, each with what is needed to decide it while both links write.
-    pub fn claims(&mut self, changes: &[Placed], relations: &Relations) -> Result<Vec<Claim>, Fault> {
+    pub fn claims(
+        &mut self,
+        changes: &[Placed],
+        relations: &Relations,
+        parts: &LinkParts,
+    ) -> Result<Vec<Claim>, Fault> {
         let mut claims = Vec::with_capacity(changes.len());
         self.lifter.wholes = Some(HashMap::new());
-        self.lift_each(changes, relations, &mut |change, operation, whole| {
-            let Placed { knew, at, .. } = changes[change];
-            claims.push(Claim { operation, whole, knew, at });
+        let plan = self.plan.clone();
+        self.lift_each(changes, relations, &mut |resolved, operation, whole| {
+            let Placed { knew, at, .. } = changes[resolved.change];
+            let key = &plan.sources[resolved.source].key;
+            let changed = changed(parts, resolved.source, key, &resolved.event);
+            claims.push(Claim { operation, whole, changed, knew, at });
         })?;
         Ok(claims)
     }
@@ -79,7 +89,7 @@ impl Lifting {
         &mut self,
         changes: &[Placed],
         relations: &Relations,
-        take: &mut dyn FnMut(usize, Operation, Option<Whole>),
+        take: &mut dyn FnMut(&Resolved<'_>, Operation, Option<Whole>),
     ) -> Result<(), Fault> {
         let plan = self.plan.clone();
         let resolved = self.resolve(changes, relations)?;
@@ -91,7 +101,7 @@ impl Lifting {
             let after = resolved.asked.after.then(|| answers[resolved.source].next()).flatten();
             let source = &plan.sources[resolved.source];
             if let Event::Truncate { relations: tables, .. } = resolved.event.as_ref() {
-                take(resolved.change, truncate(&plan, tables, relations).map_err(fault)?, None);
+                take(resolved, truncate(&plan, tables, relations).map_err(fault)?, None);
                 continue;
             }
             self.lifter
@@ -106,7 +116,7 @@ impl Lifting {
                 .map_err(|error| fault(lift_problem(error).table(&source.name)))?;
             for (at, operation) in operations.drain(..).enumerate() {
                 let whole = self.lifter.wholes.as_mut().and_then(|wholes| wholes.remove(&at));
-                take(resolved.change, operation, whole);
+                take(resolved, operation, whole);
             }
         }
         Ok(())
@@ -131,9 +141,12 @@ impl Lifting {
             };
             let mut asked = lift::ask(&self.plan.sources[source], &event);
             // A winning change that finds no row inserts the whole of it.
-            asked.after |= self.lifter.wholes.is_some()
+            if self.lifter.wholes.is_some()
                 && matches!(*event, Event::Update { .. })
-                && self.plan.sources[source].rule.guest_table.is_some();
+                && self.plan.sources[source].rule.guest_table.is_some()
+            {
+                asked = lift::Ask { before: true, after: true };
+            }
             resolved.push(Resolved { change: at, source, event, asked });
         }
         Ok(resolved)
