@@ -39,7 +39,8 @@ use crate::plan::{Columns, Target};
 pub struct Claim {
     /// What lifting made of the change.
     pub operation: Operation,
-    /// The whole row as an insert would write it, key included. Needed for patches and rekeys.
+    /// The whole row as an insert would write it, key included. Needed for patches and rekeys; for a soft delete, the
+    /// old row with the columns of `on_delete: set`.
     pub whole: Option<(Columns, Box<[Datum]>)>,
     /// The parts of the source row that its application changed: `LinkParts::of_source`, or `ALL` where the row came
     /// into being, ceased or got another key.
