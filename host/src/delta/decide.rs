@@ -39,7 +39,8 @@ use crate::plan::{Columns, Target};
 pub struct Claim {
     /// What lifting made of the change.
     pub operation: Operation,
-    /// The whole row as an insert would write it, key included. Needed for patches and rekeys.
+    /// The whole row as an insert would write it, key included. Needed for patches and rekeys; for a soft delete, the
+    /// old row with the columns of `on_delete: set`.
     pub whole: Option<Whole>,
     /// The parts of the source row that its application changed: `LinkParts::of_source`, or `ALL` where the row came
     /// into being, ceased or got another key.
@@ -111,9 +112,9 @@ pub struct Conflict {
 /// A row of the target that the target's link has to send anew, because nothing on its way to the source undoes what
 /// lost here.
 ///
-/// The caller signs it into the target's log with this transaction, after its rows. The other link reads it like a change
-/// of the target's own application at that position: it counts in [`Facts::changed`] with `parts`, and makes an empty
-/// patch with `changed` = `parts` and the whole row as the transaction left it; a delete if the row is gone by then.
+/// The caller writes nothing of the batch. It touches the row in a transaction of its own, unsigned, as if the target's
+/// application had written it as it is, and decides the batch again: by then the row has changed as a whole, so the
+/// same claims lose to it, and the other link brings the whole row (`stream::notes::changed`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reassertion {
     /// Position in `Plan::targets`.

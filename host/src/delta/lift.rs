@@ -107,6 +107,9 @@ impl Lifter {
                 let owner = self.owner(source_id, source, image);
                 for index in 0..source.rule.outputs.len() {
                     for row in rows(source, index, image, answers.0)? {
+                        if self.wholes.is_some() && source.rule.outputs[index].on_delete_set.is_some() {
+                            self.keep_whole(source, index, targets, row, operations.len())?;
+                        }
                         operations.extend(self.delete(source, index, row, (owner, owner), true)?);
                     }
                 }
