@@ -286,7 +286,10 @@ impl Batches {
     async fn lift_all(&mut self, changes: &[Placed]) -> Result<Lifted, Fault> {
         match self.decides {
             false => self.lifting.lift(changes, &self.relations, self.assembler.one_by_one).await.map(Lifted::Sets),
-            true => self.lifting.claims(changes, &self.relations).await.map(Lifted::Claims),
+            true => {
+                let parts = self.assembler.notebook.as_ref().map(|(notebook, _)| notebook.parts().clone());
+                self.lifting.claims(changes, &self.relations, &parts.unwrap_or_default()).await.map(Lifted::Claims)
+            }
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::delta::lift::{self, LiftError, Lifter};
 use crate::delta::{Effect, Operation, Set, Whole};
 use crate::lsn::Lsn;
 use crate::manifest::Write;
+use crate::plan::parts::LinkParts;
 use crate::plan::{Answer, Plan, Source};
 use crate::problem::{Blame, Problem};
 use crate::transform::Guest;
@@ -22,6 +23,7 @@ use crate::transform::Guest;
 use super::assemble::Placed;
 use super::keyed::Keyed;
 use super::keyed::transaction::Step;
+use super::notes::changed;
 use super::relations::{Bound, Relations, in_order};
 
 /// A change that could not be lifted.
@@ -85,12 +87,20 @@ impl Lifting {
     }
 
     /// The operations that `changes` ask for, each with what is needed to decide it while both links write.
-    pub async fn claims(&mut self, changes: &[Placed], relations: &Relations) -> Result<Vec<Claim>, Fault> {
+    pub async fn claims(
+        &mut self,
+        changes: &[Placed],
+        relations: &Relations,
+        parts: &LinkParts,
+    ) -> Result<Vec<Claim>, Fault> {
         let mut claims = Vec::with_capacity(changes.len());
         self.lifter.wholes = Some(HashMap::new());
-        self.lift_each(changes, relations, &mut |change, operation, whole| {
-            let Placed { knew, at, .. } = changes[change];
-            claims.push(Claim { operation, whole, knew, at });
+        let plan = self.plan.clone();
+        self.lift_each(changes, relations, &mut |step, operation, whole| {
+            let Placed { knew, at, .. } = changes[step.change];
+            let key = &plan.sources[step.source].key;
+            let changed = changed(parts, step.source, key, &step.event);
+            claims.push(Claim { operation, whole, changed, knew, at });
         })
         .await?;
         Ok(claims)
@@ -100,23 +110,24 @@ impl Lifting {
         &mut self,
         changes: &[Placed],
         relations: &Relations,
-        take: &mut (dyn FnMut(usize, Operation, Option<Whole>) + Send),
+        take: &mut (dyn FnMut(&Step<'_>, Operation, Option<Whole>) + Send),
     ) -> Result<(), Fault> {
         let plan = self.plan.clone();
         let resolved = self.resolve(changes, relations).await?;
         let mut answers = self.ask(&resolved)?;
         let mut operations = Vec::new();
-        for Resolved { step, asked } in resolved {
+        for Resolved { mut step, asked } in resolved {
             let fault = |problem: Problem| Fault { change: step.change, problem };
             let before = asked.before.then(|| answers[step.source].next()).flatten();
             let after = asked.after.then(|| answers[step.source].next()).flatten();
             let source = &plan.sources[step.source];
             if let Event::Truncate { relations: tables, .. } = step.event.as_ref() {
-                take(step.change, truncate(&plan, tables, relations).map_err(fault)?, None);
+                take(&step, truncate(&plan, tables, relations).map_err(fault)?, None);
                 continue;
             }
+            let mirror = std::mem::take(&mut step.mirror);
             if step.echo || matches!(step.event.as_ref(), Event::Delete(Before::Absent) if plan.is_keyed()) {
-                step.mirror.into_iter().for_each(|operation| take(step.change, operation, None));
+                mirror.into_iter().for_each(|operation| take(&step, operation, None));
                 continue;
             }
             self.lifter
@@ -131,9 +142,9 @@ impl Lifting {
                 .map_err(|error| fault(lift_problem(error).table(&source.name)))?;
             for (at, operation) in operations.drain(..).enumerate() {
                 let whole = self.lifter.wholes.as_mut().and_then(|wholes| wholes.remove(&at));
-                take(step.change, operation, whole);
+                take(&step, operation, whole);
             }
-            step.mirror.into_iter().for_each(|operation| take(step.change, operation, None));
+            mirror.into_iter().for_each(|operation| take(&step, operation, None));
         }
         Ok(())
     }
@@ -168,9 +179,12 @@ impl Lifting {
         let asked = |step: &Step<'_>| {
             let mut asked = lift::ask(&self.plan.sources[step.source], &step.event);
             // A winning change that finds no row inserts the whole of it.
-            asked.after |= self.lifter.wholes.is_some()
+            if self.lifter.wholes.is_some()
                 && matches!(*step.event, Event::Update { .. })
-                && self.plan.sources[step.source].rule.guest_table.is_some();
+                && self.plan.sources[step.source].rule.guest_table.is_some()
+            {
+                asked = lift::Ask { before: true, after: true };
+            }
             if step.echo { lift::Ask::default() } else { asked }
         };
         Ok(steps.into_iter().map(|step| Resolved { asked: asked(&step), step }).collect())
