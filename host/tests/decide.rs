@@ -102,6 +102,7 @@ fn judge(standing: Standing, facts: &Rows, claims: Vec<Claim>) -> Outcome {
         uniques: Vec::new(),
         cascades: false,
         identity_always: false,
+        internal: false,
     };
     let parts: [Box<[u64]>; 1] = [Box::from([EXISTENCE, A, B, STATUS])];
     decide(Rules { targets: &[target], parts: &parts, standings: &[standing] }, facts, claims)
@@ -307,7 +308,7 @@ fn catalog(name: &str, columns: &[&str]) -> Catalog {
 
 fn plan(source: &Catalog, target: &Catalog, rule: serde_json::Value) -> Plan {
     let rule: Rule = serde_json::from_value(rule).unwrap();
-    bind(&Binding { rules: &[rule], artifact: "test", source, target, include: &[], exclude: &[] }).unwrap()
+    bind(&Binding { rules: &[rule], artifact: "test", manifest: None, source, target, include: &[], exclude: &[] }).unwrap()
 }
 
 /// Blue `p(id, name, title, mail, status, own)`, green `q(id, display, mail, status, extra)`.
