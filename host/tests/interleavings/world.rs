@@ -261,7 +261,8 @@ impl World {
         let always = self.mode == Mode::BothAlways;
         let outcome = self.decide(always, &Locked { row: state.rows[W], changes: &known }, claims);
         self.found.reassertions += outcome.reassertions.len();
-        if !outcome.reassertions.is_empty() && self.mode != Mode::WithoutReassertion {
+        let waits = !matches!(self.mode, Mode::WithoutReassertion | Mode::WithoutWaiting);
+        if !outcome.reassertions.is_empty() && waits {
             // Like the host: nothing of this is written, the row is touched in a transaction of its own, and the same
             // claims are decided again after it, perhaps by the next life.
             let mut touched = untouched;
