@@ -28,6 +28,7 @@ pub mod clean;
 pub mod config;
 pub mod copy;
 pub mod link;
+pub mod sequences;
 pub mod status;
 pub mod stream;
 pub mod supervisor;

@@ -6,7 +6,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use sha2::{Digest, Sha256};
+
 use crate::lsn::Lsn;
+use crate::names::TableName;
 
 /// The prefix of the messages that carry markers.
 pub const PREFIX: &str = "falkirk";
@@ -81,6 +84,46 @@ pub enum MarkerKind {
     Data,
     /// A chunk of the copy.
     Copy,
+    /// Changes of the stream, and lists of the rows that the link wrote follow them: the database may have done more than
+    /// it was told, by triggers and cascades, and that is its application's own change (counter-example 12).
+    Listed,
+}
+
+/// A row: a digest of its table and key.
+pub type RowDigest = u128;
+
+/// The digest of a row's table and key. A fixed-width character type pads its values on the way out of a table only, so
+/// blanks at the end count for nothing.
+pub fn row_digest<'k>(table: &TableName, key: impl Iterator<Item = &'k [u8]>) -> RowDigest {
+    let mut hasher = Sha256::new();
+    hasher.update(table.to_string().as_bytes());
+    for part in key {
+        let part = part.trim_ascii_end();
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    let digest = hasher.finalize();
+    digest.iter().take(16).fold(0, |sum, byte| (sum << 8) | u128::from(*byte))
+}
+
+const LIST_HEAD: usize = 1 + 1 + 16;
+
+/// The content of a message that lists rows which a link wrote; each as often as it was written.
+pub fn list_to_bytes(migration_id: MigrationId, rows: &[RowDigest]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(LIST_HEAD + rows.len() * 16);
+    bytes.extend_from_slice(&[VERSION, b'r']);
+    bytes.extend_from_slice(&migration_id.0);
+    rows.iter().for_each(|row| bytes.extend_from_slice(&row.to_be_bytes()));
+    bytes
+}
+
+/// Reads a list of rows; `None` if the message is none of this migration.
+pub fn parse_list(migration_id: MigrationId, content: &[u8]) -> Option<Vec<RowDigest>> {
+    let (head, rows) = content.split_at_checked(LIST_HEAD)?;
+    let ours = head[..2] == [VERSION, b'r'] && head[2..] == migration_id.0;
+    let whole = rows.len() % 16 == 0;
+    let row = |bytes: &[u8]| bytes.try_into().map_or(0, u128::from_be_bytes);
+    (ours && whole).then(|| rows.chunks_exact(16).map(row).collect())
 }
 
 /// What a link says about a target transaction that it wrote.
@@ -106,6 +149,7 @@ impl Marker {
         bytes[1] = match self.kind {
             MarkerKind::Data => b'd',
             MarkerKind::Copy => b'c',
+            MarkerKind::Listed => b'l',
         };
         bytes[2..18].copy_from_slice(&self.migration_id.0);
         bytes[18] = match self.link {
@@ -129,6 +173,7 @@ pub fn parse_marker(content: &[u8]) -> Option<Marker> {
     let kind = match bytes[1] {
         b'd' => MarkerKind::Data,
         b'c' => MarkerKind::Copy,
+        b'l' => MarkerKind::Listed,
         _ => return None,
     };
     let link = match bytes[18] {
@@ -174,6 +219,17 @@ mod tests {
             bad[at] = byte;
             assert_eq!(parse_marker(&bad), None);
         }
+    }
+
+    #[test]
+    fn l7_a_list_of_rows_survives_the_wire_and_is_no_marker() {
+        let (id, other) = (MigrationId([7; 16]), MigrationId([8; 16]));
+        let bytes = list_to_bytes(id, &[1, u128::MAX]);
+        assert_eq!(parse_list(id, &bytes), Some(vec![1, u128::MAX]));
+        assert_eq!(parse_list(other, &bytes), None);
+        assert_eq!(parse_list(id, &bytes[..bytes.len() - 1]), None);
+        assert_eq!(parse_marker(&bytes), None);
+        assert_eq!(parse_list(id, &marker().to_bytes()), None);
     }
 
     #[test]

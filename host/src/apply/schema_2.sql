@@ -37,4 +37,13 @@ CREATE TABLE falkirk.conflict (
 );
 CREATE INDEX ON falkirk.conflict (migration, link, key_digest) WHERE state = 'open';
 
+-- Where the numbers begin that each side's sequences hand out while both sides write. Kept in green.
+CREATE TABLE falkirk.range (
+    migration text NOT NULL REFERENCES falkirk.migration ON DELETE CASCADE,
+    sequence text NOT NULL,
+    side text NOT NULL CHECK (side IN ('blue', 'green')),
+    starts_at bigint NOT NULL,
+    PRIMARY KEY (migration, sequence, side)
+);
+
 REVOKE ALL ON ALL TABLES IN SCHEMA falkirk FROM PUBLIC;

@@ -94,6 +94,8 @@ pub struct Writer<'c> {
     identity: LinkIdentity,
     /// Each row has its own statement and is awaited: finds the change to blame.
     pub strict: bool,
+    /// Lists of the rows it writes follow them: the target may do more than it is told (L7).
+    pub lists: bool,
     statements: Statements,
     marker: Statement,
     hold: Statement,
@@ -138,6 +140,7 @@ impl<'c> Writer<'c> {
             plan,
             identity,
             strict: false,
+            lists: false,
             statements: Statements::default(),
             marker,
             hold,
@@ -235,6 +238,9 @@ impl<'c> Writer<'c> {
             true => self.send_strictly(&sets).await?,
             false => bound.into_iter().for_each(|(bound, kind)| self.send_bound(bound, kind)),
         }
+        if self.lists {
+            self.list(&sets);
+        }
         if let (Some(recent), Some(closing)) = (&batch.recent, batch.last) {
             self.keep_recent(closing.position, recent).await?;
         }
@@ -289,7 +295,8 @@ impl<'c> Writer<'c> {
         self.send_text(Expected::Nothing, "BEGIN ISOLATION LEVEL READ COMMITTED");
         // A transaction without rows is not marked: nothing of it is sent to the other link, and a marker would be.
         if marked {
-            let bytes = self.identity.marker(MarkerKind::Data, position).to_bytes();
+            let kind = if self.lists { MarkerKind::Listed } else { MarkerKind::Data };
+            let bytes = self.identity.marker(kind, position).to_bytes();
             let marker = self.marker.clone();
             self.send(Expected::Nothing, marker, vec![Ready(Bytes::copy_from_slice(&bytes))]);
         }

@@ -73,6 +73,13 @@ fn target_table(given: &Given<'_>, table: &Table, role: &str, problems: &mut Vec
     }
     if !table.triggers.is_empty() && allowed {
         warnings.push(format!("{}: triggers fire for what the link writes: {}", table.name, table.triggers.join(", ")));
+        if given.settings.two_way() && given.copies && given.started_with.is_none() {
+            warnings.push(format!(
+                "{}: what its triggers write elsewhere while existing rows are copied stays on this side; what they \
+                 write later travels",
+                table.name
+            ));
+        }
     }
 }
 

@@ -52,6 +52,8 @@ pub struct Settings {
     pub copy_workers: usize,
     /// About how many bytes of a table one chunk holds.
     pub copy_chunk_bytes: u64,
+    /// How many numbers lie at least between what the two sides' sequences hand out while both write.
+    pub sequence_gap: i128,
     /// Source log held back by the slot, in bytes, from which on a warning is given.
     pub retained_wal_warn_bytes: u64,
     /// What is legal and yet unwise.
@@ -153,6 +155,11 @@ impl Settings {
             Link::Forward => "green",
             Link::Backward => "blue",
         }
+    }
+
+    /// Whether both links write.
+    pub fn direction_is_both(&self) -> bool {
+        self.direction == Direction::Both
     }
 
     /// Whether both links are set up: both apply, or one applies and the other watches.

@@ -66,6 +66,8 @@ pub(super) struct Written {
     #[serde(default)]
     copy: Copy,
     #[serde(default)]
+    sequences: Sequences,
+    #[serde(default)]
     warn: Warn,
 }
 
@@ -142,6 +144,18 @@ impl Default for Copy {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+struct Sequences {
+    gap_numbers: u64,
+}
+
+impl Default for Sequences {
+    fn default() -> Self {
+        Sequences { gap_numbers: 1_000_000 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct Warn {
     retained_wal_mib: u64,
 }
@@ -177,6 +191,8 @@ const KEYS: &[&str] = &[
     "copy",
     "workers",
     "chunk_mib",
+    "sequences",
+    "gap_numbers",
     "warn",
     "retained_wal_mib",
 ];
@@ -246,6 +262,7 @@ impl Written {
             limits,
             copy_workers,
             copy_chunk_bytes: range("copy.chunk_mib", self.copy.chunk_mib, 1, 1_024)? << 20,
+            sequence_gap: range("sequences.gap_numbers", self.sequences.gap_numbers, 100, 1 << 40)?.into(),
             retained_wal_warn_bytes: range("warn.retained_wal_mib", self.warn.retained_wal_mib, 1, 1 << 24)? << 20,
             warnings,
         })

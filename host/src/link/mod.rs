@@ -282,7 +282,8 @@ impl Open<'_> {
         let stream = gate::start(source, session, &slot, checkpoint.position).await?;
         let guest = self.context.artifact.as_ref();
         let guest = guest.map(|artifact| Guest::new(artifact.clone(), settings.link.into(), settings.limits));
-        let writer = Writer::start(client, self.plan.clone(), identity.clone(), checkpoint.position).await?;
+        let mut writer = Writer::start(client, self.plan.clone(), identity.clone(), checkpoint.position).await?;
+        writer.lists = self.context.pair.is_some() && self.plan.targets.iter().any(|target| target.acts);
         tracing::info!(position = %checkpoint.position, strict = orders.strict_until.is_some(), "streaming");
         let parts = Stream {
             source: stream,

@@ -5,5 +5,6 @@ pub mod catalog;
 pub mod facts;
 pub mod fault;
 pub mod pins;
+pub mod sequences;
 pub mod session;
 pub mod tls;

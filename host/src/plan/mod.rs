@@ -125,6 +125,9 @@ pub struct Target {
     /// Whether a foreign key with ON DELETE CASCADE points from this table to another target: then the target itself
     /// may have deleted a row before its own delete arrives.
     pub cascades: bool,
+    /// Whether the database itself does more than it is told when a row of it is written: triggers, and foreign keys of
+    /// other tables that cascade. What it does beside a link is its application's own change (L7).
+    pub acts: bool,
     /// Whether any column is GENERATED ALWAYS AS IDENTITY: inserts need OVERRIDING SYSTEM VALUE.
     pub identity_always: bool,
     /// What the link keeps for itself in the target, such as mirrors: none of the application's tables.

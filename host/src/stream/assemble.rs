@@ -11,12 +11,13 @@
 //! Skipped are transactions that the checkpoint contains already (L2: a slot goes back after a crash of the source),
 //! and those that carry the marker of the other link of this migration (L7). Both are counted, neither is a loss.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::change::{Change, Commit};
+use crate::change::{Change, Commit, Event};
 use crate::decode::Message;
 use crate::lsn::Lsn;
-use crate::marker::{self, Link, Marker, MigrationId};
+use crate::marker::{self, Link, Marker, MarkerKind, MigrationId, RowDigest};
 use crate::plan::Plan;
 use crate::problem::{Blame, Outcome, Problem};
 
@@ -77,6 +78,8 @@ struct Open {
     skip: bool,
     /// The other link wrote it.
     echo: bool,
+    /// The rows that the other link says it wrote, each as often as it did; what goes beyond is the source's own.
+    listed: Option<HashMap<RowDigest, u32>>,
     /// Where its changes start in `changes`.
     start: usize,
     /// A part of it was handed on.
@@ -170,6 +173,7 @@ impl Assembler {
                     commit_lsn: final_lsn,
                     skip,
                     echo: false,
+                    listed: None,
                     start: self.changes.len(),
                     parted: false,
                     notes: Vec::new(),
@@ -180,7 +184,7 @@ impl Assembler {
             Message::Change(change) => {
                 let Some(open) = self.open.as_mut().filter(|open| !open.skip || open.echo) else { return Ok(()) };
                 if open.echo {
-                    if is_mirrored(&change, plan, relations) {
+                    if open.listed.is_some() || is_mirrored(&change, plan, relations) {
                         self.bytes += change.weight_bytes();
                         self.changes.push(Placed { change, at: open.commit_lsn, knew: self.context, echo: true });
                     }
@@ -196,11 +200,13 @@ impl Assembler {
             Message::Logical { transactional, prefix, content } => {
                 if transactional && prefix == marker::PREFIX {
                     self.signed(marker::parse_marker(&content))?;
+                    self.listed(&content);
                 }
                 Ok(())
             }
             Message::Commit(commit) => {
-                if let Some(open) = self.open.take() {
+                if let Some(mut open) = self.open.take() {
+                    self.sort_out(&mut open, plan, relations);
                     self.close(open, commit);
                 }
                 self.pass(commit.end_lsn);
@@ -225,10 +231,40 @@ impl Assembler {
             ));
         }
         (open.skip, open.echo) = (true, true);
+        open.listed = (echo.kind == MarkerKind::Listed).then(HashMap::new);
         open.notes.clear();
         self.changes.truncate(open.start);
         self.marked += 1;
         Ok(())
+    }
+
+    fn listed(&mut self, content: &[u8]) {
+        let Some(listed) = self.open.as_mut().and_then(|open| open.listed.as_mut()) else { return };
+        for row in marker::parse_list(self.own.0, content).unwrap_or_default() {
+            *listed.entry(row).or_default() += 1;
+        }
+    }
+
+    /// L7: of a transaction that the other link has written, what it has not listed was done by the source's own triggers
+    /// and cascades, and travels (counter-example 12).
+    fn sort_out(&mut self, open: &mut Open, plan: &Plan, relations: &Relations) {
+        let (Some(mut listed), Some((notebook, _))) = (open.listed.take(), &self.notebook) else { return };
+        for mut placed in self.changes.split_off(open.start) {
+            let rows = notebook.rows_of(&placed.change, relations);
+            let wrote = |row: &RowDigest| listed.get(row).is_some_and(|times| *times > 0);
+            let truncate = matches!(placed.change.event, Event::Truncate { .. });
+            let echo = truncate || (!rows.is_empty() && rows.iter().all(wrote));
+            if echo {
+                rows.iter().for_each(|row| *listed.entry(*row).or_default() -= 1);
+                if is_mirrored(&placed.change, plan, relations) {
+                    self.changes.push(placed);
+                }
+            } else {
+                placed.echo = false;
+                notebook.note_change(&placed.change, relations, &mut open.notes);
+                self.changes.push(placed);
+            }
+        }
     }
 
     /// L8: what a transaction changed is known to the other link before its position counts as passed.
@@ -307,6 +343,10 @@ impl Assembler {
 
     /// Whether the batch is large enough to be handed on.
     pub fn full(&self) -> bool {
+        // Nothing of a transaction may be handed on before it is known whose it is.
+        if self.commits.is_empty() && self.open.as_ref().is_some_and(|open| open.listed.is_some()) {
+            return false;
+        }
         let large = self.bytes >= BATCH_BYTES || self.changes.len() >= PART_CHANGES;
         large || (!self.commits.is_empty() && (self.one_by_one || self.changes.len() >= BATCH_CHANGES))
     }

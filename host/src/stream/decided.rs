@@ -22,14 +22,14 @@ use crate::delta::fold::Folder;
 use crate::delta::{Effect, Key};
 use crate::live::Live;
 use crate::lsn::Lsn;
+use crate::marker::{RowDigest, row_digest};
 use crate::names::{quote_name, quote_text};
 use crate::pg::session::Session;
 use crate::plan::Plan;
 use crate::plan::parts::LinkParts;
 use crate::problem::{Blame, Outcome, Problem};
 
-use super::notes::row_digest;
-use super::seen::{RowDigest, Seen};
+use super::seen::Seen;
 
 /// How long the rows of a batch stay locked while the other link reads on.
 const PATIENCE_LOCKED: Duration = Duration::from_millis(500);

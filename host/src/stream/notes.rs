@@ -3,15 +3,14 @@
 //!
 //! Only tables that the other link writes are noted; what its own markers sign never is (L7).
 
-use sha2::{Digest, Sha256};
-
 use crate::change::{Before, Change, Event, Image};
+use crate::marker::{RowDigest, row_digest};
 use crate::names::TableName;
 use crate::plan::Plan;
 use crate::plan::parts::{ALL, LinkParts};
 
 use super::relations::{Bound, Relations, in_order};
-use super::seen::{Note, RowDigest};
+use super::seen::Note;
 
 /// How rows of one source table are noted.
 #[derive(Debug)]
@@ -71,6 +70,15 @@ impl Notebook {
     }
 }
 
+impl Notebook {
+    /// The rows that a change concerns, each once; none if the other link never writes the table.
+    pub fn rows_of(&self, change: &Change, relations: &Relations) -> Vec<RowDigest> {
+        let mut notes = Vec::new();
+        self.note_change(change, relations, &mut notes);
+        notes.into_iter().map(|(row, _)| row).collect()
+    }
+}
+
 impl Noted {
     fn row(&self, image: &Image) -> RowDigest {
         row_digest(&self.table, self.key.iter().map(|column| image.text(*column).unwrap_or_default()))
@@ -103,18 +111,4 @@ pub fn changed(parts: &LinkParts, source: usize, key: &[usize], event: &Event) -
         return ALL;
     }
     parts.of_source(source, columns)
-}
-
-/// The digest of a row's table and key. A fixed-width character type pads its values on the way out of a table only, so
-/// blanks at the end count for nothing.
-pub fn row_digest<'k>(table: &TableName, key: impl Iterator<Item = &'k [u8]>) -> RowDigest {
-    let mut hasher = Sha256::new();
-    hasher.update(table.to_string().as_bytes());
-    for part in key {
-        let part = part.trim_ascii_end();
-        hasher.update((part.len() as u64).to_be_bytes());
-        hasher.update(part);
-    }
-    let digest = hasher.finalize();
-    digest.iter().take(16).fold(0, |sum, byte| (sum << 8) | u128::from(*byte))
 }

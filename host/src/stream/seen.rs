@@ -11,9 +11,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::lsn::Lsn;
-
-/// A row: a digest of its table and key.
-pub type RowDigest = u128;
+use crate::marker::RowDigest;
 
 /// One change of a row: what of it changed (`plan::parts`).
 pub type Note = (RowDigest, u64);

@@ -171,6 +171,7 @@ mod tests {
             key: [1].into(),
             uniques: Vec::new(),
             cascades: false,
+            acts: false,
             identity_always: false,
             internal: false,
         }

@@ -39,6 +39,7 @@ impl Table {
             key: Arc::from([0]),
             uniques: Vec::new(),
             cascades: false,
+            acts: false,
             identity_always: false,
             internal: false,
         };

@@ -15,8 +15,10 @@ use crate::apply::checkpoint::Counters;
 use crate::apply::encode::{self, Ready, Typed};
 use crate::apply::fault;
 use crate::apply::statement::{self, Parameter};
-use crate::delta::Key;
+use crate::change::Datum;
+use crate::delta::{Key, Set};
 use crate::lsn::Lsn;
+use crate::marker::{list_to_bytes, row_digest};
 use crate::plan::Target;
 use crate::problem::{Blame, Outcome, Problem};
 
@@ -112,6 +114,27 @@ impl Writer<'_> {
         self.client.batch_execute("ROLLBACK").await.map_err(|error| fault::refused(&error))
     }
 
+    /// Signs the rows of sets one by one, for the other link to tell them from what the target does beside (L7).
+    pub(super) fn list(&mut self, sets: &[&Set]) {
+        let mut rows = Vec::new();
+        for set in sets.iter().filter(|set| !self.plan.targets[set.target].internal) {
+            let target = &self.plan.targets[set.target];
+            let digest = |key: &[Datum]| row_digest(&target.name, key.iter().map(text_of));
+            let values = |values: &[Datum]| -> Key {
+                let at = |column: &u16| set.columns.binary_search(column).ok();
+                target.key.iter().filter_map(at).map(|at| values[at].clone()).collect()
+            };
+            rows.extend(set.keys.iter().chain(&set.new_keys).map(|key| digest(key)));
+            if set.keys.is_empty() {
+                rows.extend(set.values.iter().map(|row| digest(&values(row))));
+            }
+        }
+        if !rows.is_empty() {
+            let (marker, bytes) = (self.marker.clone(), list_to_bytes(self.identity.migration_id, &rows));
+            self.send(Expected::Nothing, marker, vec![Ready(Bytes::from(bytes))]);
+        }
+    }
+
     /// Keeps the notes for the other link, in the open transaction (L8).
     pub(super) async fn keep_recent(&mut self, position: Lsn, recent: &Recent) -> Outcome<()> {
         let statement = match self.statements.get(self.client, RECENT.to_owned()).await {
@@ -161,6 +184,13 @@ impl Writer<'_> {
         let statement = self.statements.get(self.client, sql).await?;
         self.client.execute_raw(&statement, ready).await?;
         Ok(())
+    }
+}
+
+fn text_of(datum: &Datum) -> &[u8] {
+    match datum {
+        Datum::Text(text) => text,
+        Datum::Null | Datum::Unset => b"",
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Binder, Frame};
-use crate::catalog::{Column, Identity, ReplicaIdentity, Table};
+use crate::catalog::{Column, ForeignKey, Identity, ReplicaIdentity, Table};
 use crate::change::Datum;
 use crate::manifest::{self, OnDelete};
 use crate::names::quote_name;
@@ -370,6 +370,13 @@ impl<'a> Binder<'a> {
         );
     }
 
+    fn is_cascaded_from(&self, table: &Table) -> bool {
+        let acts =
+            |key: &ForeignKey| ['c', 'n', 'd'].iter().any(|action| [key.on_delete, key.on_update].contains(action));
+        let keys = self.given.target.tables.values().flat_map(|other| &other.foreign_keys);
+        keys.filter(|key| key.parent == table.name).any(acts)
+    }
+
     fn target_id(&mut self, table: &Table) -> usize {
         if let Some(id) = self.target_ids.get(&table.name) {
             return *id;
@@ -387,6 +394,7 @@ impl<'a> Binder<'a> {
             uniques: uniques.filter(|unique| *unique != key).collect(),
             key,
             cascades: table.foreign_keys.iter().any(|foreign_key| foreign_key.on_delete == 'c'),
+            acts: !table.triggers.is_empty() || self.is_cascaded_from(table),
             identity_always: table.columns.iter().any(|column| column.identity == Identity::Always),
             internal: false,
         });
