@@ -308,7 +308,8 @@ fn catalog(name: &str, columns: &[&str]) -> Catalog {
 
 fn plan(source: &Catalog, target: &Catalog, rule: serde_json::Value) -> Plan {
     let rule: Rule = serde_json::from_value(rule).unwrap();
-    bind(&Binding { rules: &[rule], artifact: "test", manifest: None, source, target, include: &[], exclude: &[] }).unwrap()
+    bind(&Binding { rules: &[rule], artifact: "test", manifest: None, source, target, include: &[], exclude: &[] })
+        .unwrap()
 }
 
 /// Blue `p(id, name, title, mail, status, own)`, green `q(id, display, mail, status, extra)`.
