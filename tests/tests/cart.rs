@@ -255,3 +255,63 @@ fn l8_both_releases_use_the_same_carts_at_the_same_time() {
     host.terminate().expect(143);
     stage.falkirk(&["clean"]).expect(0);
 }
+
+/// Blue's lines and green's lines of customers' carts, as queries that must give the same.
+const OLD: &str = "SELECT product_id, customer_id, quantity FROM cart_line";
+const NEW: &str =
+    "SELECT l.product_id, c.id AS customer_id, l.quantity FROM cart_line l JOIN customer c ON c.cart_id = l.cart_id";
+
+#[test]
+fn l4_a_transaction_too_large_to_be_held_binds_and_moves_its_lines() {
+    let stage = stage("cart_large", "backward");
+    stage.green.sql("INSERT INTO product (id, title) SELECT n, 'p' FROM generate_series(1, 40000) n");
+    stage
+        .green
+        .sql("INSERT INTO cart (id) VALUES (7), (8); INSERT INTO customer (id, name, cart_id) VALUES (42, 'Bob', 7)");
+    stage.green.sql(
+        "INSERT INTO cart_line SELECT n, 8, 1 FROM generate_series(1, 40000) n; INSERT INTO cart_line VALUES (1, 7, 7)",
+    );
+    follow(&stage);
+    assert_eq!(old_lines(&stage), ["(1,42,7)"]);
+    green(
+        &stage,
+        "BEGIN; UPDATE cart_line SET quantity = 2 WHERE cart_id = 8; UPDATE customer SET cart_id = 8 WHERE id = 42;
+         UPDATE cart_line SET quantity = 3 WHERE cart_id = 8 AND product_id % 2 = 0; COMMIT",
+    );
+    assert_eq!(stage.blue.count("cart_line"), 40_000);
+    stage.assert_same(OLD, NEW);
+    stage.falkirk(&["clean"]).expect(0);
+}
+
+#[test]
+fn l5_a_copy_that_is_killed_goes_on_with_its_pairs_and_mirrors() {
+    let stage = stage("cart_resume", "backward");
+    stage.green.sql("INSERT INTO product (id, title) SELECT n, 'p' FROM generate_series(1, 300) n");
+    stage.green.sql(
+        "INSERT INTO cart (id) SELECT n FROM generate_series(1, 400) n;
+         INSERT INTO customer (id, name, cart_id) SELECT n, 'c' || n, n FROM generate_series(1, 300) n;
+         INSERT INTO cart_line SELECT p, c, 1 FROM generate_series(1, 300) p, generate_series(1, 400) c",
+    );
+    // Customers are copied before the lines that need their pairs; the lines cannot be written yet.
+    stage.blue.sql("BEGIN; LOCK TABLE cart_line IN SHARE ROW EXCLUSIVE MODE");
+    let host = stage.start_falkirk(&["run"]);
+    until("the customers are copied", SOON, || stage.blue.count("customer") == 300);
+    host.kill_9();
+    stage.blue.sql("ROLLBACK");
+    stage.green.sql(
+        "BEGIN; UPDATE customer SET cart_id = id + 100 WHERE id <= 100; COMMIT;
+         UPDATE cart_line SET quantity = 5 WHERE cart_id IN (101, 399); DELETE FROM customer WHERE id = 300;
+         UPDATE customer SET cart_id = 400 WHERE id = 299; INSERT INTO customer (id, name, cart_id) VALUES (301, 'new', 399)",
+    );
+    // Customers 101 to 200 lost their carts to the first hundred: a cart is in one pair.
+    stage.green.sql("UPDATE customer SET cart_id = NULL WHERE id BETWEEN 101 AND 200");
+    follow(&stage);
+    stage.assert_same(OLD, NEW);
+    green(
+        &stage,
+        "UPDATE customer SET cart_id = 350 WHERE id = 299; UPDATE cart_line SET quantity = 6 WHERE cart_id = 350",
+    );
+    stage.assert_same(OLD, NEW);
+    stage.falkirk(&["verify"]).expect(0);
+    stage.falkirk(&["clean"]).expect(0);
+}
