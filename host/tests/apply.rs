@@ -179,6 +179,7 @@ impl Basin {
             key: key.into(),
             uniques: Vec::new(),
             cascades: false,
+            shared: false,
             identity_always: rows.iter().any(|row| row.get(5)),
             internal: false,
         }

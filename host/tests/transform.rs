@@ -94,6 +94,7 @@ fn plan(table: &str, asked: &[(&str, Case)], computed: &[(&str, Case)], key: &[u
         key: key.into(),
         uniques: Vec::new(),
         cascades: false,
+        shared: false,
         identity_always: false,
         internal: false,
     };

@@ -125,6 +125,8 @@ pub struct Target {
     /// Whether a foreign key with ON DELETE CASCADE points from this table to another target: then the target itself
     /// may have deleted a row before its own delete arrives.
     pub cascades: bool,
+    /// Whether several source tables own rows of it: then a row may pass from one to another.
+    pub shared: bool,
     /// Whether any column is GENERATED ALWAYS AS IDENTITY: inserts need OVERRIDING SYSTEM VALUE.
     pub identity_always: bool,
     /// What the link keeps for itself in the target, such as mirrors: none of the application's tables.

@@ -10,7 +10,8 @@ use crate::change::{Before, Change, Event, Image};
 use crate::delta::decide::Claim;
 use crate::delta::fold::Folder;
 use crate::delta::lift::{self, LiftError, Lifter};
-use crate::delta::{Effect, Operation, Set, Whole};
+use crate::delta::moves::{Lifted, Moves};
+use crate::delta::{Effect, Operation, Set};
 use crate::plan::{Answer, Plan};
 use crate::problem::{Blame, Problem};
 use crate::transform::Guest;
@@ -60,7 +61,10 @@ impl Lifting {
         let plan = self.plan.clone();
         let mut folder = Folder::new(&plan.targets);
         folder.one_by_one = one_by_one;
-        self.lift_each(changes, relations, &mut |_, operation, _| folder.push(operation))?;
+        let mut moves = Moves::new(&plan.targets);
+        let mut fold = |lifted: Lifted| folder.push(lifted.operation);
+        self.lift_each(changes, relations, &mut |lifted| moves.push(changes[lifted.change].at, lifted, &mut fold))?;
+        moves.finish(&mut fold);
         Ok(folder.finish())
     }
 
@@ -68,10 +72,14 @@ impl Lifting {
     pub fn claims(&mut self, changes: &[Placed], relations: &Relations) -> Result<Vec<Claim>, Fault> {
         let mut claims = Vec::with_capacity(changes.len());
         self.lifter.wholes = Some(HashMap::new());
-        self.lift_each(changes, relations, &mut |change, operation, whole| {
+        let plan = self.plan.clone();
+        let mut moves = Moves::new(&plan.targets);
+        let mut claim = |Lifted { change, operation, whole }| {
             let Placed { knew, at, .. } = changes[change];
             claims.push(Claim { operation, whole, knew, at });
-        })?;
+        };
+        self.lift_each(changes, relations, &mut |lifted| moves.push(changes[lifted.change].at, lifted, &mut claim))?;
+        moves.finish(&mut claim);
         Ok(claims)
     }
 
@@ -79,7 +87,7 @@ impl Lifting {
         &mut self,
         changes: &[Placed],
         relations: &Relations,
-        take: &mut dyn FnMut(usize, Operation, Option<Whole>),
+        take: &mut dyn FnMut(Lifted),
     ) -> Result<(), Fault> {
         let plan = self.plan.clone();
         let resolved = self.resolve(changes, relations)?;
@@ -91,7 +99,8 @@ impl Lifting {
             let after = resolved.asked.after.then(|| answers[resolved.source].next()).flatten();
             let source = &plan.sources[resolved.source];
             if let Event::Truncate { relations: tables, .. } = resolved.event.as_ref() {
-                take(resolved.change, truncate(&plan, tables, relations).map_err(fault)?, None);
+                let operation = truncate(&plan, tables, relations).map_err(fault)?;
+                take(Lifted { change: resolved.change, operation, whole: None });
                 continue;
             }
             self.lifter
@@ -106,7 +115,7 @@ impl Lifting {
                 .map_err(|error| fault(lift_problem(error).table(&source.name)))?;
             for (at, operation) in operations.drain(..).enumerate() {
                 let whole = self.lifter.wholes.as_mut().and_then(|wholes| wholes.remove(&at));
-                take(resolved.change, operation, whole);
+                take(Lifted { change: resolved.change, operation, whole });
             }
         }
         Ok(())
@@ -191,6 +200,12 @@ fn truncate(plan: &Plan, tables: &[Arc<crate::change::Relation>], relations: &Re
             }
             Some(Bound::Source { source, .. }) => {
                 let outputs = &plan.sources[*source].rule.outputs;
+                if outputs.iter().any(|output| plan.targets[output.target].shared) {
+                    return Err(refuse(
+                        "TRUNCATE_SHARED",
+                        "the table was truncated, and the target's table holds rows of other tables as well",
+                    ));
+                }
                 if outputs.iter().any(|output| output.on_delete_set.is_some()) {
                     return Err(refuse(
                         "TRUNCATE_SOFT_DELETE",

@@ -171,6 +171,7 @@ mod tests {
             key: [1].into(),
             uniques: Vec::new(),
             cascades: false,
+            shared: false,
             identity_always: false,
         }
     }

@@ -286,6 +286,7 @@ pub(super) fn mirror_target() -> Target {
         key: (0..MIRROR_KEY as u16).collect::<Vec<_>>().as_slice().into(),
         uniques: Vec::new(),
         cascades: false,
+        shared: false,
         identity_always: false,
         internal: true,
     }
