@@ -64,6 +64,17 @@ pub struct Dice(u64);
 
 impl Dice {
     /// The seed of this run: the one given in `FALKIRK_SEED`, else a new one. Says it, so that a failing run can be run
+    /// The dice of a seed: for tests of many seeds, of which the failing one is named.
+    pub fn of_seed(seed: u64) -> Dice {
+        let mut dice = Dice(seed);
+        Dice(dice.next())
+    }
+
+    /// The only seed that is to be run, if one was given.
+    pub fn given_seed() -> Option<u64> {
+        std::env::var(SEED_VARIABLE).ok().and_then(|text| text.parse().ok())
+    }
+
     /// again.
     pub fn of_this_run(test: &str) -> Dice {
         let given = std::env::var(SEED_VARIABLE).ok().and_then(|text| text.parse().ok());

@@ -11,9 +11,9 @@ CREATE TABLE falkirk.recent (
     link text NOT NULL,
     position pg_lsn NOT NULL,
     rows bytea NOT NULL,
+    PRIMARY KEY (migration, link, position),
     FOREIGN KEY (migration, link) REFERENCES falkirk.checkpoint ON DELETE CASCADE
 );
-CREATE INDEX ON falkirk.recent (migration, link, position);
 
 -- Changes that were not written because the other side had changed the same thing: decided by the policy, or open.
 -- `lost` holds what the change would have written, `kept` what the row held. Values of rows: shown on request only.

@@ -58,15 +58,6 @@ pub struct Settings {
     pub warnings: Vec<String>,
 }
 
-/// Who wins a conflict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Winner {
-    /// The side that this link reads.
-    Side(Link),
-    /// Nobody: the link stops.
-    Nobody,
-}
-
 /// One artifact that the configuration names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransformFile {
@@ -125,9 +116,9 @@ impl Settings {
         self.direction == Direction::Both || link == self.origin()
     }
 
-    /// Who wins on rows of these tables, which stand for each other, whichever side their names are of. A problem if they
-    /// are given different winners.
-    pub fn winner<'t>(&self, tables: impl Iterator<Item = &'t TableName>) -> Outcome<Winner> {
+    /// Who wins on rows of these tables, which stand for each other, whichever side their names are of: the side that the
+    /// returned link reads, or nobody. A problem if they are given different winners.
+    pub fn winner<'t>(&self, tables: impl Iterator<Item = &'t TableName>) -> Outcome<Option<Link>> {
         let mut named: Option<(&TableName, Policy)> = None;
         for (table, policy) in tables.filter_map(|table| Some((table, *self.conflict_of.get(table)?))) {
             if let Some((other, _)) = named.filter(|(_, known)| *known != policy) {
@@ -142,9 +133,9 @@ impl Settings {
             named = Some((table, policy));
         }
         Ok(match named.map(|(_, policy)| policy).or(self.conflict) {
-            Some(Policy::BlueWins) => Winner::Side(Link::Forward),
-            Some(Policy::GreenWins) => Winner::Side(Link::Backward),
-            Some(Policy::Stop) | None => Winner::Nobody,
+            Some(Policy::BlueWins) => Some(Link::Forward),
+            Some(Policy::GreenWins) => Some(Link::Backward),
+            Some(Policy::Stop) | None => None,
         })
     }
 

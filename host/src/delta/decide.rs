@@ -1,321 +1,485 @@
-//! Deciding: what is written of a link's operations while both links write (L8). Pure: the facts come as a trait.
+//! Deciding conflicts: which of a source's changes are written when the target has an application of its own (L8).
 //!
-//! Of two sides one wins a table. The link that reads the winner writes everything; the other one writes an operation
-//! unless the winner's application changed the same part of the row without the loser's having known of it. Values never
-//! decide (counter-example 2): what counts is the position up to which the loser's application could know the winner's.
+//! ```text
+//!   change --lift--> claims --decide--> operations --fold--> sets
+//!                              |
+//!                              +--> conflicts, agreements, reassertions, a verdict
+//! ```
 //!
-//! | operation | finds | the winner's link | the loser's link |
-//! |---|---|---|---|
-//! | insert | a row | sets all its columns | is lost, or stops: nobody can have put it there |
-//! | patch | no row | inserts the whole row | is lost, or stops |
-//! | delete | no row | agrees | agrees |
-//! | rekey | no row, or its new key taken | as a delete and an insert | as a delete and an insert |
-//! | any | what it expects | writes it | writes the parts that the winner did not change |
-//! | ensure | a row | agrees | agrees |
-//! | patch of others' rows | no row | is lost | is lost, or stops |
+//! Two changes of one part of one row conflict if neither knew of the other. Values do not decide this
+//! (counter-example 2): a claim knows the last position of the target that its source had received when it was made,
+//! and the target tells what its own application changed after that. One side wins, by table:
 //!
-//! What the link keeps for itself in the target is nobody's to change, and always written.
+//! - the winner's claims are always written: a patch that finds no row inserts the whole row, an insert that finds one
+//!   writes its columns, a delete that finds none is agreement (counter-examples 10, 11);
+//! - the loser's claims are written unless they conflict; then they are left out and recorded;
+//! - where neither wins, a conflict ends the batch before its transaction, until an operator has decided.
+//!
+//! What is left out here has to be undone over there. Usually the winner's change does that when it arrives. It does not
+//! where the loser's change concerned the row's existence and the winner's only a column: the loser deleted and
+//! inserted the row anew, and the winner's patch would fill one column of the new row only. Then the winner asserts the
+//! row again: see [`Reassertion`].
+//!
+//! No decision depends on how source transactions were cut into batches (counter-example 31). What it cannot see: two
+//! rows of different keys that claim one unique value (counter-example 35); the statement fails.
 
 use std::collections::HashMap;
 
 use crate::change::Datum;
-use crate::delta::{ANY_OWNER, Effect, Key, Operation, Whole};
+use crate::delta::{Effect, Key, Operation, Whole};
 use crate::lsn::Lsn;
-use crate::plan::parts::EXISTENCE;
+use crate::plan::parts::{ALL, EXISTENCE};
 use crate::plan::{Columns, Target};
 
-/// How a link stands on a table while both write.
+/// An operation that a source's change asks for, and what that change knew of the target.
+///
+/// With both links on, every output row that a changed source row stands for makes a claim, also if nothing of it was
+/// written: an empty patch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// What lifting made of the change.
+    pub operation: Operation,
+    /// The whole row as an insert would write it, key included. Needed for patches and rekeys; for a soft delete, the
+    /// old row with the columns of `on_delete: set`.
+    pub whole: Option<Whole>,
+    /// The parts of the source row that its application changed: `LinkParts::of_source`, or `ALL` where the row came
+    /// into being, ceased or got another key.
+    pub changed: u64,
+    /// The target position up to which the source had received the target's changes: the one in the last marker of the
+    /// other link before this change, in commit order.
+    pub knew: Lsn,
+    /// The commit position of the change in the source.
+    pub at: Lsn,
+}
+
+/// What a target says about its rows, as they stand locked at the start of the target transaction.
+pub trait Facts {
+    /// Whether the row is there.
+    fn exists(&self, target: usize, key: &Key) -> bool;
+
+    /// The parts that the target's own application changed, or that were asserted again, after this target position.
+    /// An insert, a delete and both ends of a change of key are `ALL`. Never too little: the target's log has to be
+    /// decoded up to the moment of the lock.
+    fn changed(&self, target: usize, key: &Key, after: Lsn) -> u64;
+
+    /// What an operator decided for this row under [`Standing::Stops`].
+    fn resolved(&self, _target: usize, _key: &Key) -> Option<Standing> {
+        None
+    }
+}
+
+/// How the source's claims stand against the target's application, by table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Its source wins.
+    /// The source wins.
     Wins,
-    /// Its target wins.
+    /// The target wins.
     Yields,
     /// Nobody does: a conflict stops the link.
     Stops,
 }
 
-/// An operation that wants to be written.
-#[derive(Clone, Debug)]
-pub struct Claim {
-    /// The operation.
-    pub operation: Operation,
-    /// The complete row that it stands for; needed for patches and rekeys.
-    pub whole: Option<Whole>,
-    /// What the source's application could know of the target: the position of the other link's last marker before it.
-    pub knew: Lsn,
-    /// The commit position in the source.
-    pub at: Lsn,
-}
-
-/// What is known of the target's rows, as they are locked.
-pub trait Facts {
-    /// Whether the row is there.
-    fn exists(&self, target: usize, key: &Key) -> bool;
-    /// The parts of the row that the target's application changed at or after a position.
-    fn changed(&self, target: usize, key: &Key, after: Lsn) -> u64;
-    /// What an operator has decided for this row and a change that committed at this position.
-    fn resolved(&self, _target: usize, _key: &Key, _at: Lsn) -> Option<Standing> {
-        None
-    }
-}
-
-/// What kind of change was lost.
+/// What a claim that lost would have done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// An insert of a row that the winner's application had inserted, or deleted.
+pub enum Lost {
+    /// An insert, or the new key of a rekey.
     Insert,
-    /// A change of columns.
-    Update,
-    /// A delete of a row that the winner's application had changed.
+    /// Columns of a patch.
+    Patch,
+    /// A delete, or the old key of a rekey.
     Delete,
 }
 
-/// An operation, or a part of one, that is not written.
+/// A claim, or a part of one, that lost; or for which nobody decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
     /// Position in `Plan::targets`.
     pub target: usize,
     /// The row.
     pub key: Key,
-    /// What was lost.
-    pub kind: Kind,
-    /// The columns that would have been written, ascending; none for a delete.
+    /// What was left out.
+    pub lost: Lost,
+    /// The columns that were not written; empty for a delete.
     pub columns: Columns,
-    /// Their values.
+    /// The claim's values for them.
     pub values: Box<[Datum]>,
-    /// The commit position of the change.
+    /// The claim's `knew`.
+    pub knew: Lsn,
+    /// The claim's `at`.
     pub at: Lsn,
 }
 
-/// What is to be written.
-#[derive(Debug, Default)]
-pub struct Decided {
-    /// In source order, to be folded.
-    pub operations: Vec<Operation>,
-    /// What is not.
-    pub conflicts: Vec<Conflict>,
-    /// Operations that found their work done by the other side.
-    pub agreements: u64,
+/// A row of the target that the target's link has to send anew, because nothing on its way to the source undoes what
+/// lost here.
+///
+/// The caller writes nothing of the batch. It touches the row in a transaction of its own, unsigned, as if the target's
+/// application had written it as it is, and decides the batch again: by then the row has changed as a whole, so the
+/// same claims lose to it, and the other link brings the whole row (`stream::notes::changed`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reassertion {
+    /// Position in `Plan::targets`.
+    pub target: usize,
+    /// The row.
+    pub key: Key,
+    /// The parts to be sent.
+    pub parts: u64,
 }
 
-/// Why a batch cannot be decided.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Halt {
-    /// A conflict, and nobody wins.
-    Conflict(Conflict),
-    /// The row is not as both links left it, and its application has not changed it: somebody else has.
-    Unexpected {
-        /// Position in `Plan::targets`.
-        target: usize,
-        /// The commit position of the change that found it so.
-        at: Lsn,
-    },
-    /// A table was emptied: the rows that the other side has changed meanwhile cannot be told (counter-example 11).
+/// Why a batch ends before one of its transactions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A conflict that an operator has to decide.
+    Stop(Conflict),
+    /// Tables were emptied: that cannot be decided row by row (counter-example 11).
     Truncate {
         /// Position in `Plan::targets`.
         target: usize,
-        /// The commit position.
+        /// The claim's `at`.
+        at: Lsn,
+    },
+    /// The row is not as it should be and no change of the application explains it: a second writer.
+    Unexpected {
+        /// Position in `Plan::targets`.
+        target: usize,
+        /// The row.
+        key: Key,
+        /// The claim's `at`.
         at: Lsn,
     },
 }
 
-/// What is decided by.
+/// What was decided.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// What to apply, in source order; to be folded.
+    pub operations: Vec<Operation>,
+    /// What lost, to be recorded in the same target transaction.
+    pub conflicts: Vec<Conflict>,
+    /// Rows to be asserted again, each once.
+    pub reassertions: Vec<Reassertion>,
+    /// Claims that asked for what is so already.
+    pub agreements: u64,
+    /// Why the batch ends early; nothing above belongs to the transaction it names, nor to a later one.
+    pub verdict: Option<Verdict>,
+}
+
+/// What decisions are made by, beside the facts.
 #[derive(Clone, Copy, Debug)]
-pub struct Rules<'r> {
-    /// The targets of the plan.
-    pub targets: &'r [Target],
-    /// How the link stands, by target.
-    pub standings: &'r [Standing],
-    /// The part of each column, by target.
-    pub parts: &'r [Vec<u64>],
+pub struct Rules<'p> {
+    /// `Plan::targets`.
+    pub targets: &'p [Target],
+    /// `LinkParts::targets`.
+    pub parts: &'p [Box<[u64]>],
+    /// By target.
+    pub standings: &'p [Standing],
 }
 
-/// Decides claims in source order.
-pub fn decide(rules: Rules<'_>, claims: &[Claim], facts: &dyn Facts) -> Result<Decided, Halt> {
-    let mut deciding = Deciding { rules, facts, there: HashMap::new(), decided: Decided::default() };
-    claims.iter().try_for_each(|claim| deciding.claim(claim))?;
-    Ok(deciding.decided)
+/// Decides the claims of one target transaction, in source order.
+pub fn decide(rules: Rules<'_>, facts: &impl Facts, claims: Vec<Claim>) -> Outcome {
+    let mut judge = Judge { rules, facts, exists: HashMap::new(), outcome: Outcome::default() };
+    // Where the open source transaction began: how many operations, conflicts, reassertions, agreements.
+    let mut open = (None, (0, 0, 0, 0));
+    for claim in claims {
+        if open.0 != Some(claim.at) {
+            let so_far = &judge.outcome;
+            let lengths = (so_far.operations.len(), so_far.conflicts.len(), so_far.reassertions.len());
+            open = (Some(claim.at), (lengths.0, lengths.1, lengths.2, so_far.agreements));
+        }
+        if let Err(verdict) = judge.judge(claim) {
+            // L4: nothing of a transaction that cannot be written whole.
+            let (operations, conflicts, reassertions, agreements) = open.1;
+            judge.outcome.operations.truncate(operations);
+            judge.outcome.conflicts.truncate(conflicts);
+            judge.outcome.reassertions.truncate(reassertions);
+            judge.outcome.agreements = agreements;
+            judge.outcome.verdict = Some(*verdict);
+            break;
+        }
+    }
+    judge.outcome.reassertions = joined(judge.outcome.reassertions);
+    judge.outcome
 }
 
-struct Deciding<'d> {
-    rules: Rules<'d>,
-    facts: &'d dyn Facts,
-    /// Rows that operations of this batch made or removed.
-    there: HashMap<(usize, Key), bool>,
-    decided: Decided,
+/// One reassertion a row, in the order of the first.
+fn joined(reassertions: Vec<Reassertion>) -> Vec<Reassertion> {
+    let mut rows: Vec<Reassertion> = Vec::new();
+    for reassertion in reassertions {
+        let same = |row: &&mut Reassertion| row.target == reassertion.target && row.key == reassertion.key;
+        match rows.iter_mut().find(same) {
+            Some(row) => row.parts |= reassertion.parts,
+            None => rows.push(reassertion),
+        }
+    }
+    rows
 }
 
-impl Deciding<'_> {
-    fn claim(&mut self, claim: &Claim) -> Result<(), Halt> {
+struct Judge<'p, F> {
+    rules: Rules<'p>,
+    facts: &'p F,
+    /// Rows that this transaction made or removed.
+    exists: HashMap<(usize, Key), bool>,
+    outcome: Outcome,
+}
+
+type Judged = Result<(), Box<Verdict>>;
+
+impl<F: Facts> Judge<'_, F> {
+    fn judge(&mut self, claim: Claim) -> Judged {
         let target = claim.operation.target;
         if self.rules.targets[target].internal {
-            self.decided.operations.push(claim.operation.clone());
+            // Falkirk's own tables have one writer.
+            self.outcome.operations.push(claim.operation);
             return Ok(());
         }
+        let key = match &claim.operation.effect {
+            Effect::Truncate { targets } if targets.is_empty() => return Ok(()),
+            Effect::Truncate { .. } => return Err(Box::new(Verdict::Truncate { target, at: claim.at })),
+            // What nobody owns cannot be lost: it is there in any case, or let go of where it is.
+            Effect::Ensure { .. } | Effect::Clear { .. } => {
+                self.outcome.operations.push(claim.operation);
+                return Ok(());
+            }
+            Effect::Insert { columns, values } => key_of(&self.rules.targets[target], columns, values),
+            Effect::Patch { key, .. } | Effect::Delete { key } | Effect::Rekey { from: key, .. } => key.clone(),
+        };
+        let standing = self.rules.standings[target];
+        let resolved = if standing == Standing::Stops { self.facts.resolved(target, &key) } else { None };
+        match resolved.unwrap_or(standing) {
+            Standing::Wins => self.win(claim, key),
+            Standing::Yields => self.yield_to(claim, key, false),
+            Standing::Stops => self.yield_to(claim, key, true),
+        }
+    }
+
+    /// The winner's claim is written, whatever the target's row is like.
+    fn win(&mut self, claim: Claim, key: Key) -> Judged {
+        let target = claim.operation.target;
+        let here = self.exists(target, &key);
         match &claim.operation.effect {
-            Effect::Ensure { columns, values } => {
-                let key = key_of(&self.rules.targets[target], columns, values);
-                self.push(claim, claim.operation.effect.clone());
-                self.there.insert((target, key), true);
+            Effect::Insert { columns, values } => self.write_row(&claim, key, columns, values),
+            Effect::Patch { .. } | Effect::Rekey { .. } if claim.whole.is_none() && !here => {
+                return Err(unexpected(&claim, key));
+            }
+            Effect::Patch { columns, values, .. } => match &claim.whole {
+                Some((all, whole)) if !here => self.write_row(&claim, key, all, whole),
+                Some(whole) => {
+                    let (columns, values) = self.with_parts(&claim, (columns, values), whole);
+                    self.patch(&claim, key, columns, values);
+                }
+                None => self.patch(&claim, key, columns.clone(), values.clone()),
+            },
+            Effect::Delete { .. } if here => self.apply(&claim, Effect::Delete { key }),
+            Effect::Delete { .. } => self.outcome.agreements += 1,
+            Effect::Rekey { to, .. } => {
+                let Some((all, whole)) = &claim.whole else { return Err(unexpected(&claim, key)) };
+                let to = to.clone();
+                if here && !self.exists(target, &to) {
+                    // The whole row: what the loser changed under the old key has lost, and the new key brings it along.
+                    let (columns, values) = self.without_key(target, all, whole);
+                    self.apply(&claim, Effect::Rekey { from: key, to, columns, values });
+                } else {
+                    if here {
+                        self.apply(&claim, Effect::Delete { key });
+                    }
+                    self.write_row(&claim, to, all, whole);
+                }
+            }
+            Effect::Truncate { .. } | Effect::Ensure { .. } | Effect::Clear { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// The loser's claim is written unless it conflicts.
+    fn yield_to(&mut self, claim: Claim, key: Key, stops: bool) -> Judged {
+        let target = claim.operation.target;
+        let here = self.exists(target, &key);
+        let theirs = self.facts.changed(target, &key, claim.knew);
+        match &claim.operation.effect {
+            Effect::Insert { columns, values } if theirs != 0 => {
+                self.lose(&claim, key, Lost::Insert, (columns.clone(), values.clone()), stops)
+            }
+            Effect::Insert { .. } if here => Err(unexpected(&claim, key)),
+            Effect::Delete { .. } if !here => {
+                self.outcome.agreements += 1;
                 Ok(())
             }
-            Effect::Clear { key, columns, values } => match self.exists(target, key) {
-                true => self.patch(claim, key, (columns, values)),
-                false => {
-                    self.decided.agreements += 1;
-                    Ok(())
-                }
-            },
-            Effect::Insert { columns, values } => {
-                let key = key_of(&self.rules.targets[target], columns, values);
-                self.insert(claim, &key, (columns, values))
+            Effect::Delete { .. } if theirs != 0 => {
+                self.lose(&claim, key, Lost::Delete, (Columns::from([]), Box::from([])), stops)
             }
-            Effect::Patch { key, columns, values } => self.patch(claim, key, (columns, values)),
-            Effect::Delete { key } => self.delete(claim, key),
-            Effect::Rekey { from, to, .. } => self.rekey(claim, from, to),
-            Effect::Truncate { .. } => Err(Halt::Truncate { target, at: claim.at }),
+            Effect::Patch { columns, .. } if columns.is_empty() => Ok(()),
+            Effect::Patch { .. } if !here && theirs & EXISTENCE == 0 => Err(unexpected(&claim, key)),
+            Effect::Patch { columns, values, .. } => self.yield_patch(&claim, key, (columns, values), theirs, stops),
+            Effect::Rekey { to, .. } => {
+                let theirs = theirs | self.facts.changed(target, to, claim.knew);
+                match &claim.whole {
+                    Some(whole) if theirs != 0 => {
+                        let (columns, values) = whole.clone();
+                        let insert = part_of(&claim, Effect::Insert { columns, values });
+                        let to = to.clone();
+                        self.yield_to(part_of(&claim, Effect::Delete { key: key.clone() }), key, stops)?;
+                        self.yield_to(insert, to, stops)
+                    }
+                    _ if theirs != 0 || !here || self.exists(target, to) => Err(unexpected(&claim, key)),
+                    _ => {
+                        self.apply(&claim, claim.operation.effect.clone());
+                        Ok(())
+                    }
+                }
+            }
+            effect => {
+                self.apply(&claim, effect.clone());
+                Ok(())
+            }
         }
+    }
+
+    /// A patch loses the columns of the parts that the winner changed; all of them if either side's change concerns
+    /// whether the row is there.
+    fn yield_patch(
+        &mut self,
+        claim: &Claim,
+        key: Key,
+        (columns, values): (&Columns, &[Datum]),
+        theirs: u64,
+        stops: bool,
+    ) -> Judged {
+        let parts = self.rules.parts[claim.operation.target].as_ref();
+        let ours = columns.iter().fold(claim.changed, |mask, column| mask | parts[usize::from(*column)]);
+        let all = theirs != 0 && (ours | theirs) & EXISTENCE != 0;
+        let loses = |column: &u16| all || parts[usize::from(*column)] & theirs != 0;
+        let lost = select(columns, values, loses);
+        let kept = select(columns, values, |column| !loses(column));
+        if lost.0.is_empty() {
+            self.apply(claim, claim.operation.effect.clone());
+            return Ok(());
+        }
+        self.lose(claim, key.clone(), Lost::Patch, lost, stops)?;
+        if !kept.0.is_empty() {
+            self.patch(claim, key, kept.0, kept.1);
+        }
+        Ok(())
+    }
+
+    /// L3: what is left out is recorded, or stops the link.
+    fn lose(
+        &mut self,
+        claim: &Claim,
+        key: Key,
+        lost: Lost,
+        (columns, values): (Columns, Box<[Datum]>),
+        stops: bool,
+    ) -> Judged {
+        let target = claim.operation.target;
+        let (knew, at) = (claim.knew, claim.at);
+        let conflict = Conflict { target, key: key.clone(), lost, columns, values, knew, at };
+        if stops {
+            return Err(Box::new(Verdict::Stop(conflict)));
+        }
+        // The existence of a row that a patch loses against is no part of what the patch wrote.
+        let parts = match (lost, claim.changed) {
+            (Lost::Insert | Lost::Delete, _) | (Lost::Patch, ALL) => ALL,
+            (Lost::Patch, _) => {
+                let parts = &self.rules.parts[target];
+                let columns = conflict.columns.iter().map(|column| parts[usize::from(*column)]);
+                columns.fold(0, |mask, bits| mask | bits) & !EXISTENCE
+            }
+        };
+        let undone = self.facts.changed(target, &key, knew);
+        if parts & !undone != 0 && self.exists(target, &key) {
+            self.outcome.reassertions.push(Reassertion { target, key, parts });
+        }
+        self.outcome.conflicts.push(conflict);
+        Ok(())
     }
 
     fn exists(&self, target: usize, key: &Key) -> bool {
-        let known = self.there.get(&(target, key.clone())).copied();
+        let known = self.exists.get(&(target, key.clone())).copied();
         known.unwrap_or_else(|| self.facts.exists(target, key))
     }
 
-    fn standing(&self, claim: &Claim, key: &Key) -> Standing {
+    fn apply(&mut self, claim: &Claim, effect: Effect) {
         let target = claim.operation.target;
-        self.facts.resolved(target, key, claim.at).unwrap_or(self.rules.standings[target])
-    }
-
-    /// L8: what the winner's application did without the loser's having known of it.
-    fn changed(&self, claim: &Claim, key: &Key) -> u64 {
-        match self.standing(claim, key) {
-            Standing::Wins => 0,
-            Standing::Yields | Standing::Stops => self.facts.changed(claim.operation.target, key, claim.knew),
-        }
-    }
-
-    fn push(&mut self, claim: &Claim, effect: Effect) {
-        let Operation { target, owner_before, owner_after, .. } = claim.operation;
         match &effect {
             Effect::Insert { columns, values } => {
                 let key = key_of(&self.rules.targets[target], columns, values);
-                self.there.insert((target, key), true);
+                self.exists.insert((target, key), true);
             }
             Effect::Delete { key } => {
-                self.there.insert((target, key.clone()), false);
+                self.exists.insert((target, key.clone()), false);
             }
             Effect::Rekey { from, to, .. } => {
-                self.there.insert((target, from.clone()), false);
-                self.there.insert((target, to.clone()), true);
+                self.exists.insert((target, from.clone()), false);
+                self.exists.insert((target, to.clone()), true);
             }
-            Effect::Ensure { .. } | Effect::Clear { .. } | Effect::Patch { .. } | Effect::Truncate { .. } => {}
+            Effect::Patch { .. } | Effect::Ensure { .. } | Effect::Clear { .. } | Effect::Truncate { .. } => {}
         }
-        self.decided.operations.push(Operation { target, owner_before, owner_after, effect });
+        self.outcome.operations.push(Operation { effect, ..claim.operation.clone() });
     }
 
-    fn unexpected(&self, claim: &Claim) -> Halt {
-        Halt::Unexpected { target: claim.operation.target, at: claim.at }
-    }
-
-    fn lose(&mut self, claim: &Claim, key: &Key, kind: Kind, lost: (Columns, Box<[Datum]>)) -> Result<(), Halt> {
-        let (columns, values) = lost;
-        let target = claim.operation.target;
-        let conflict = Conflict { target, key: key.clone(), kind, columns, values, at: claim.at };
-        if self.standing(claim, key) == Standing::Stops {
-            return Err(Halt::Conflict(conflict));
-        }
-        self.decided.conflicts.push(conflict);
-        Ok(())
-    }
-
-    fn insert(&mut self, claim: &Claim, key: &Key, (columns, values): (&Columns, &[Datum])) -> Result<(), Halt> {
-        if self.changed(claim, key) != 0 {
-            return self.lose(claim, key, Kind::Insert, (columns.clone(), values.into()));
-        }
-        let target = claim.operation.target;
-        match (self.exists(target, key), self.standing(claim, key)) {
-            (false, _) => self.push(claim, Effect::Insert { columns: columns.clone(), values: values.into() }),
-            (true, Standing::Wins) => self.overwrite(claim, key, (columns, values)),
-            (true, _) => return Err(self.unexpected(claim)),
-        }
-        Ok(())
-    }
-
-    /// Sets all columns that an insert would have written, but the key.
-    fn overwrite(&mut self, claim: &Claim, key: &Key, (columns, values): (&Columns, &[Datum])) {
-        let key_columns = &self.rules.targets[claim.operation.target].key;
-        let rest = columns.iter().zip(values).filter(|(column, _)| !key_columns.contains(column));
-        let (columns, values): (Vec<u16>, Vec<Datum>) = rest.map(|(column, value)| (*column, value.clone())).unzip();
-        let effect = Effect::Patch { key: key.clone(), columns: columns.as_slice().into(), values: values.into() };
-        self.push(claim, effect);
-    }
-
-    fn patch(&mut self, claim: &Claim, key: &Key, (columns, values): (&Columns, &[Datum])) -> Result<(), Halt> {
-        let target = claim.operation.target;
-        let changed = self.changed(claim, key);
-        if changed & EXISTENCE != 0 {
-            return self.lose(claim, key, Kind::Update, (columns.clone(), values.into()));
-        }
-        if !self.exists(target, key) {
-            if claim.operation.owner_before == ANY_OWNER {
-                return self.lose(claim, key, Kind::Update, (columns.clone(), values.into()));
-            }
-            return match (self.standing(claim, key), &claim.whole) {
-                (Standing::Wins, Some((columns, values))) => {
-                    self.push(claim, Effect::Insert { columns: columns.clone(), values: values.clone() });
-                    Ok(())
-                }
-                _ => Err(self.unexpected(claim)),
-            };
-        }
-        let parts = &self.rules.parts[target];
-        let is_lost = |column: &u16| parts[usize::from(*column)] & changed != 0;
-        if !columns.iter().any(is_lost) {
-            self.push(claim, Effect::Patch { key: key.clone(), columns: columns.clone(), values: values.into() });
-            return Ok(());
-        }
-        let select = |wanted: bool| -> (Columns, Box<[Datum]>) {
-            let some = columns.iter().zip(values).filter(|(column, _)| is_lost(column) == wanted);
-            let (columns, values): (Vec<u16>, Vec<Datum>) =
-                some.map(|(column, value)| (*column, value.clone())).unzip();
-            (columns.as_slice().into(), values.into())
-        };
-        let (lost, (columns, values)) = (select(true), select(false));
+    fn patch(&mut self, claim: &Claim, key: Key, columns: Columns, values: Box<[Datum]>) {
         if !columns.is_empty() {
-            self.push(claim, Effect::Patch { key: key.clone(), columns, values });
+            self.apply(claim, Effect::Patch { key, columns, values });
         }
-        self.lose(claim, key, Kind::Update, lost)
     }
 
-    fn delete(&mut self, claim: &Claim, key: &Key) -> Result<(), Halt> {
-        if !self.exists(claim.operation.target, key) {
-            self.decided.agreements += 1;
-            return Ok(());
+    /// Makes the row be there with these values.
+    fn write_row(&mut self, claim: &Claim, key: Key, columns: &Columns, values: &[Datum]) {
+        if self.exists(claim.operation.target, &key) {
+            let (columns, values) = self.without_key(claim.operation.target, columns, values);
+            self.patch(claim, key, columns, values);
+        } else {
+            self.apply(claim, Effect::Insert { columns: columns.clone(), values: values.into() });
         }
-        if self.changed(claim, key) != 0 {
-            return self.lose(claim, key, Kind::Delete, (Columns::from([]), Box::from([])));
-        }
-        self.push(claim, Effect::Delete { key: key.clone() });
-        Ok(())
     }
 
-    fn rekey(&mut self, claim: &Claim, from: &Key, to: &Key) -> Result<(), Halt> {
+    /// The columns of a patch, and all others of the row that belong to a part which the application changed: the
+    /// loser's change of such a column loses, so it has to be overwritten.
+    fn with_parts(
+        &self,
+        claim: &Claim,
+        (columns, values): (&Columns, &[Datum]),
+        (all, whole): &(Columns, Box<[Datum]>),
+    ) -> (Columns, Box<[Datum]>) {
         let target = claim.operation.target;
-        let (from_there, to_there) = (self.exists(target, from), self.exists(target, to));
-        if self.changed(claim, from) | self.changed(claim, to) == 0 && from_there && !to_there {
-            self.push(claim, claim.operation.effect.clone());
-            return Ok(());
+        let parts = &self.rules.parts[target];
+        let key = &self.rules.targets[target].key;
+        let wanted = if claim.changed == ALL { ALL } else { claim.changed & !EXISTENCE };
+        let added = |column: &u16| {
+            !columns.contains(column) && !key.contains(column) && parts[usize::from(*column)] & wanted != 0
+        };
+        let (more, more_values) = select(all, whole, added);
+        if more.is_empty() {
+            return (columns.clone(), values.into());
         }
-        let Some((columns, values)) = &claim.whole else { return Err(self.unexpected(claim)) };
-        self.delete(claim, from)?;
-        self.insert(claim, to, (columns, values))
+        let own = columns.iter().copied().zip(values.iter().cloned());
+        let mut pairs: Vec<(u16, Datum)> = own.chain(more.iter().copied().zip(more_values)).collect();
+        pairs.sort_by_key(|(column, _)| *column);
+        let (columns, values): (Vec<u16>, Vec<Datum>) = pairs.into_iter().unzip();
+        (columns.into(), values.into())
+    }
+
+    fn without_key(&self, target: usize, columns: &Columns, values: &[Datum]) -> (Columns, Box<[Datum]>) {
+        let key = &self.rules.targets[target].key;
+        select(columns, values, |column| !key.contains(column))
     }
 }
 
 /// The key among the columns and values of an insert.
-pub fn key_of(target: &Target, columns: &[u16], values: &[Datum]) -> Key {
-    let value = |column: &u16| columns.binary_search(column).map_or(Datum::Null, |at| values[at].clone());
-    target.key.iter().map(value).collect()
+pub fn key_of(target: &Target, columns: &Columns, values: &[Datum]) -> Key {
+    let value = |column: &u16| columns.binary_search(column).ok().map(|at| values[at].clone());
+    target.key.iter().filter_map(value).collect()
+}
+
+fn select(columns: &Columns, values: &[Datum], wanted: impl Fn(&u16) -> bool) -> (Columns, Box<[Datum]>) {
+    let pairs = columns.iter().zip(values).filter(|(column, _)| wanted(column));
+    let (columns, values): (Vec<u16>, Vec<Datum>) = pairs.map(|(column, value)| (*column, value.clone())).unzip();
+    (columns.into(), values.into())
+}
+
+fn part_of(claim: &Claim, effect: Effect) -> Claim {
+    Claim { operation: Operation { effect, ..claim.operation.clone() }, ..claim.clone() }
+}
+
+fn unexpected(claim: &Claim, key: Key) -> Box<Verdict> {
+    Box::new(Verdict::Unexpected { target: claim.operation.target, key, at: claim.at })
 }

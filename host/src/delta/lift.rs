@@ -107,6 +107,9 @@ impl Lifter {
                 let owner = self.owner(source_id, source, image);
                 for index in 0..source.rule.outputs.len() {
                     for row in rows(source, index, image, answers.0)? {
+                        if self.wholes.is_some() && source.rule.outputs[index].on_delete_set.is_some() {
+                            self.keep_whole(source, index, targets, row, operations.len())?;
+                        }
                         operations.extend(self.delete(source, index, row, (owner, owner), true)?);
                     }
                 }
@@ -238,7 +241,7 @@ impl Lifter {
         operations: &mut Vec<Operation>,
     ) -> Result<(), LiftError> {
         let output = &source.rule.outputs[index];
-        let ask = ask_update(output, changed);
+        let ask = self.asked(output, changed);
         let guest = output.needs_guest();
         // Neither an input of the guest's answer nor a copied column changed: nothing to write (L6).
         if !ask.after && !changed.copied(output) {
@@ -274,6 +277,14 @@ impl Lifter {
         Ok(())
     }
 
+    /// Which images this output's rows are made of; all of them where whole rows are wanted.
+    fn asked(&self, output: &Output, changed: &Changed<'_>) -> Ask {
+        match self.wholes {
+            Some(_) => Ask { before: true, after: true },
+            None => ask_update(output, changed),
+        }
+    }
+
     fn keep_whole(
         &mut self,
         source: &Source,
@@ -305,7 +316,7 @@ impl Lifter {
         operations: &mut Vec<Operation>,
     ) -> Result<(), LiftError> {
         let output = &source.rule.outputs[index];
-        if !ask_update(output, changed).after {
+        if !self.asked(output, changed).after {
             return Ok(());
         }
         if changed.before.is_none() {
@@ -366,7 +377,9 @@ impl Lifter {
             operations.push(self.insert(source, index, targets, after, owners)?);
             return Ok(());
         }
-        if from == to && columns.is_empty() {
+        // With both links on, a row that stays claims to, whatever of it is written: the other side may have removed it.
+        let claims = self.wholes.is_some() && output.write == Write::Own;
+        if from == to && columns.is_empty() && !claims {
             return Ok(());
         }
         let (columns, values) = (self.columns(columns), values.into());

@@ -31,6 +31,8 @@ pub struct Lifted {
     pub operation: Operation,
     /// The complete row.
     pub whole: Option<Whole>,
+    /// With both links on: the parts of the source row that its application changed (`delta::decide`).
+    pub changed: u64,
 }
 
 /// What the open transaction did to one row of a shared table: positions among its operations.
@@ -138,7 +140,7 @@ impl<'p> Moves<'p> {
 
     /// L6: the insert of a row that is there, as a patch. `None` if it writes nothing but the key.
     fn moved(&self, insert: Lifted, owner_before: u64) -> Option<Lifted> {
-        let Operation { target, owner_after, effect, .. } = insert.operation;
+        let Operation { target, owner_after, effect, .. } = insert.operation.clone();
         let Effect::Insert { columns, values } = effect else { return None };
         let key = key_of(&self.targets[target], &columns, &values);
         let key_columns = &self.targets[target].key;
@@ -149,7 +151,7 @@ impl<'p> Moves<'p> {
         }
         let effect = Effect::Patch { key, columns: set.as_slice().into(), values: new.into() };
         let operation = Operation { target, owner_before, owner_after, effect };
-        Some(Lifted { change: insert.change, operation, whole: Some((columns, values)) })
+        Some(Lifted { operation, whole: Some((columns, values)), ..insert })
     }
 }
 

@@ -93,7 +93,7 @@ impl Servers {
         let transform = serde_json::Value::from(transform.display().to_string());
         // A JSON string is a TOML string.
         let text = format!(
-            "[migration]\nname = \"shop\"\ndirection = \"forward\"\ntransforms = [{transform}]\n\n\
+            "[migration]\nname = \"shop\"\ndirection = \"forward\"\nrollback = \"none\"\ntransforms = [{transform}]\n\n\
              [blue]\nurl_file = \"blue.url\"\nschema_version = \"1\"\n\n\
              [green]\nurl_file = \"green.url\"\nschema_version = \"2\"\n\n\
              [copy]\nworkers = 2\n"

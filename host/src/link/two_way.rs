@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 
 use crate::apply::checkpoint::{self, Checkpoint};
-use crate::config::Winner;
 use crate::delta::decide::Standing;
 use crate::marker::Link;
 use crate::names::TableName;
 use crate::pg::session::Session;
-use crate::plan::parts::Parts;
+use crate::plan::parts::{LinkParts, Parts};
 use crate::plan::{Output, Plan, Source, Target};
 use crate::problem::{Blame, Outcome, Problem};
 use crate::stream::notes::Notebook;
@@ -23,19 +22,19 @@ impl Open<'_> {
         let Some(pair) = &self.context.pair else { return Ok(None) };
         let back = self.back.as_ref().ok_or_else(no_way_back)?;
         let parts = match self.identity.link {
-            Link::Forward => Parts::new(&self.plan, back),
-            Link::Backward => Parts::new(back, &self.plan),
+            Link::Forward => Parts::new(&self.plan, back).forward,
+            Link::Backward => Parts::new(back, &self.plan).backward,
         };
         let part = match (pair.applies, pair.other_applies) {
             (false, _) => Part::Watches,
             (true, false) => Part::Applies,
-            (true, true) => Part::Decides(Box::new(self.deciding(pair, &parts, checkpoint).await?)),
+            (true, true) => Part::Decides(Box::new(self.deciding(pair, parts.clone(), checkpoint).await?)),
         };
-        let notebook = Notebook::new(&self.plan, back, &parts, self.identity.link);
+        let notebook = Notebook::new(&self.plan, back, parts);
         Ok(Some(TwoWay { notebook, seen: pair.seen.clone(), part }))
     }
 
-    async fn deciding(&self, pair: &Pair, parts: &Parts, checkpoint: &Checkpoint) -> Outcome<Deciding> {
+    async fn deciding(&self, pair: &Pair, parts: LinkParts, checkpoint: &Checkpoint) -> Outcome<Deciding> {
         let (settings, link) = (&self.context.settings, self.identity.link);
         // What the other link noted before this host started; what came since is in memory.
         let source = Session::connect_blaming(&settings.source().address, Blame::Source, "recent").await?;
@@ -46,7 +45,7 @@ impl Open<'_> {
         let nudge = Session::connect_blaming(&settings.target().address, Blame::Target, "nudge").await?;
         Ok(Deciding {
             standings: self.standings()?,
-            parts: self.plan.targets.iter().map(|target| parts_of(target, parts, link)).collect(),
+            parts,
             target_name: settings.target_name(),
             theirs: pair.theirs.clone(),
             nudge,
@@ -59,18 +58,14 @@ impl Open<'_> {
         let mut standings = Vec::new();
         for tables in together(&self.plan, self.back.as_deref()) {
             let standing = match settings.winner(tables.iter())? {
-                Winner::Side(side) if side == link => Standing::Wins,
-                Winner::Side(_) => Standing::Yields,
-                Winner::Nobody => Standing::Stops,
+                Some(winner) if winner == link => Standing::Wins,
+                Some(_) => Standing::Yields,
+                None => Standing::Stops,
             };
             standings.push(standing);
         }
         Ok(standings)
     }
-}
-
-fn parts_of(target: &Target, parts: &Parts, link: Link) -> Vec<u64> {
-    target.columns.iter().map(|column| parts.of(link.other(), &target.name, &column.name)).collect()
 }
 
 /// For each target all tables, of either side, whose rows stand for one another with it: they have one winner.

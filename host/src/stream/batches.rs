@@ -284,7 +284,10 @@ impl Batches {
     fn lift_all(&mut self, changes: &[Placed]) -> Result<Lifted, Fault> {
         match self.decides {
             false => self.lifting.lift(changes, &self.relations, self.assembler.one_by_one).map(Lifted::Sets),
-            true => self.lifting.claims(changes, &self.relations).map(Lifted::Claims),
+            true => {
+                let parts = self.assembler.notebook.as_ref().map(|(notebook, _)| notebook.parts().clone());
+                self.lifting.claims(changes, &self.relations, &parts.unwrap_or_default()).map(Lifted::Claims)
+            }
         }
     }
 }

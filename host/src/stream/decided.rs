@@ -17,13 +17,15 @@ use tokio::sync::watch;
 
 use crate::apply::writer::{Batch, Closing, Lost, Recent, Writer, other_link_silent};
 use crate::change::Datum;
-use crate::delta::decide::{self, Claim, Conflict, Facts, Halt, Kind, Rules, Standing};
+use crate::delta::decide::{self, Claim, Conflict, Facts, Reassertion, Rules, Standing, Verdict};
 use crate::delta::fold::Folder;
 use crate::delta::{Effect, Key};
 use crate::live::Live;
 use crate::lsn::Lsn;
+use crate::names::{quote_name, quote_text};
 use crate::pg::session::Session;
 use crate::plan::Plan;
+use crate::plan::parts::LinkParts;
 use crate::problem::{Blame, Outcome, Problem};
 
 use super::notes::row_digest;
@@ -46,8 +48,8 @@ pub(super) struct Claims {
 pub struct Deciding {
     /// How the link stands, by target.
     pub standings: Vec<Standing>,
-    /// The part of each column, by target.
-    pub parts: Vec<Vec<u64>>,
+    /// The parts of columns.
+    pub parts: LinkParts,
     /// The side that this link writes.
     pub target_name: &'static str,
     /// What the other link has seen of the target.
@@ -102,14 +104,24 @@ impl Deciding {
             let Claims { first, last, recent, .. } = batch;
             return writer.write(Batch { segments: Vec::new(), first, last, recent }).await;
         }
-        let there = self.lock(writer, plan, &batch).await?;
-        let known = Known { plan, there, theirs: &self.theirs };
-        let rules = Rules { targets: &plan.targets, standings: &self.standings, parts: &self.parts };
-        let decided = match decide::decide(rules, &batch.claims, &known) {
-            Ok(decided) => decided,
-            Err(halt) => {
+        let decided = loop {
+            let there = self.lock(writer, plan, &batch).await?;
+            let known = Known { plan, there, theirs: &self.theirs };
+            let rules = Rules { targets: &plan.targets, standings: &self.standings, parts: self.parts.targets() };
+            let decided = decide::decide(rules, &known, batch.claims.clone());
+            if let Some(verdict) = decided.verdict {
                 writer.abandon().await?;
-                return Err(halted(plan, halt, strict));
+                return Err(halted(plan, verdict, strict));
+            }
+            if decided.reassertions.is_empty() {
+                break decided;
+            }
+            // The rows are written as they are, like the target's application would, so that they travel as a whole.
+            // Decided again after that, their claims lose to it.
+            writer.abandon().await?;
+            self.touch(plan, &decided.reassertions).await?;
+            if batch.first.is_none() {
+                return Err(other_link_silent());
             }
         };
         let mut folder = Folder::new(&plan.targets);
@@ -123,6 +135,26 @@ impl Deciding {
         });
         let Claims { last, recent, .. } = batch;
         writer.write(Batch { segments: folder.finish(), first: None, last, recent }).await
+    }
+
+    /// Writes rows of the target with nothing changed, unsigned: the other link sends them whole (L8).
+    async fn touch(&self, plan: &Plan, rows: &[Reassertion]) -> Outcome<()> {
+        for row in rows {
+            let target = &plan.targets[row.target];
+            let column = (0..target.columns.len())
+                .find(|column| !target.columns[*column].generated && !target.key.contains(&(*column as u16)));
+            let name = |column: usize| quote_name(&target.columns[column].name);
+            let set = name(column.unwrap_or_else(|| target.key.first().copied().unwrap_or_default().into()));
+            let found: Vec<String> = target
+                .key
+                .iter()
+                .zip(&row.key)
+                .map(|(column, datum)| format!("{} = {}", name(usize::from(*column)), literal(datum)))
+                .collect();
+            let update = format!("UPDATE {} SET {set} = {set} WHERE {}", target.name.sql(), found.join(" AND "));
+            self.nudge.run(&update).await.map_err(|problem| problem.table(&target.name))?;
+        }
+        Ok(())
     }
 
     /// L8: the rows of a batch, locked, with everything known that the target's application did to them before.
@@ -179,16 +211,23 @@ impl Deciding {
             target: conflict.target,
             key: conflict.key.clone(),
             digest: digest(plan, conflict.target, &conflict.key).to_be_bytes(),
-            kind: match conflict.kind {
-                Kind::Insert => "insert",
-                Kind::Update => "update",
-                Kind::Delete => "delete",
+            kind: match conflict.lost {
+                decide::Lost::Insert => "insert",
+                decide::Lost::Patch => "update",
+                decide::Lost::Delete => "delete",
             },
             position: conflict.at,
-            values: (conflict.kind != Kind::Delete).then(|| serde_json::Value::Object(values).to_string()),
+            values: (conflict.lost != decide::Lost::Delete).then(|| serde_json::Value::Object(values).to_string()),
             state: "decided",
             winner: Some(self.target_name),
         }
+    }
+}
+
+fn literal(datum: &Datum) -> String {
+    match datum {
+        Datum::Text(text) => quote_text(&String::from_utf8_lossy(text)),
+        Datum::Null | Datum::Unset => "NULL".to_owned(),
     }
 }
 
@@ -219,23 +258,23 @@ fn keys(plan: &Plan, claims: &[Claim]) -> Vec<(usize, Vec<Key>)> {
 }
 
 /// L3: a batch that cannot be decided is taken apart first, so that everything before the change is written.
-fn halted(plan: &Plan, halt: Halt, strict: bool) -> Problem {
-    let (code, what, target, at, remedy) = match halt {
-        Halt::Conflict(conflict) => (
+fn halted(plan: &Plan, verdict: Verdict, strict: bool) -> Problem {
+    let (code, what, target, at, remedy) = match verdict {
+        Verdict::Stop(conflict) => (
             "CONFLICT",
             "both sides changed the same row, neither knew of the other, and no side is to win",
             conflict.target,
             conflict.at,
             "`falkirk conflicts list`, then `falkirk conflicts resolve ID --take blue|green`, and start again",
         ),
-        Halt::Unexpected { target, at } => (
+        Verdict::Unexpected { target, at, .. } => (
             "ROWCOUNT",
             "a row of the target is not what the two links left there, and its application has not changed it",
             target,
             at,
             "find the second writer (or a trigger), then compare with `falkirk verify`",
         ),
-        Halt::Truncate { target, at } => (
+        Verdict::Truncate { target, at } => (
             "TRUNCATE_BOTH",
             "a table was truncated while both links write: rows that the other side has changed meanwhile cannot be told",
             target,

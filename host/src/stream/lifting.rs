@@ -11,12 +11,14 @@ use crate::delta::decide::Claim;
 use crate::delta::fold::Folder;
 use crate::delta::lift::{self, LiftError, Lifter};
 use crate::delta::moves::{Lifted, Moves};
-use crate::delta::{Effect, Operation, Set};
+use crate::delta::{Effect, Operation, Set, Whole};
+use crate::plan::parts::LinkParts;
 use crate::plan::{Answer, Plan};
 use crate::problem::{Blame, Problem};
 use crate::transform::Guest;
 
 use super::assemble::Placed;
+use super::notes::changed;
 use super::relations::{Bound, Relations, in_order};
 
 /// A change that could not be lifted.
@@ -63,22 +65,35 @@ impl Lifting {
         folder.one_by_one = one_by_one;
         let mut moves = Moves::new(&plan.targets);
         let mut fold = |lifted: Lifted| folder.push(lifted.operation);
-        self.lift_each(changes, relations, &mut |lifted| moves.push(changes[lifted.change].at, lifted, &mut fold))?;
+        self.lift_each(changes, relations, &mut |resolved, operation, whole| {
+            let lifted = Lifted { change: resolved.change, operation, whole, changed: 0 };
+            moves.push(changes[resolved.change].at, lifted, &mut fold);
+        })?;
         moves.finish(&mut fold);
         Ok(folder.finish())
     }
 
     /// The operations that `changes` ask for, each with what is needed to decide it while both links write.
-    pub fn claims(&mut self, changes: &[Placed], relations: &Relations) -> Result<Vec<Claim>, Fault> {
+    pub fn claims(
+        &mut self,
+        changes: &[Placed],
+        relations: &Relations,
+        parts: &LinkParts,
+    ) -> Result<Vec<Claim>, Fault> {
         let mut claims = Vec::with_capacity(changes.len());
         self.lifter.wholes = Some(HashMap::new());
         let plan = self.plan.clone();
         let mut moves = Moves::new(&plan.targets);
-        let mut claim = |Lifted { change, operation, whole }| {
+        let mut claim = |Lifted { change, operation, whole, changed }| {
             let Placed { knew, at, .. } = changes[change];
-            claims.push(Claim { operation, whole, knew, at });
+            claims.push(Claim { operation, whole, changed, knew, at });
         };
-        self.lift_each(changes, relations, &mut |lifted| moves.push(changes[lifted.change].at, lifted, &mut claim))?;
+        self.lift_each(changes, relations, &mut |resolved, operation, whole| {
+            let key = &plan.sources[resolved.source].key;
+            let changed = changed(parts, resolved.source, key, &resolved.event);
+            let lifted = Lifted { change: resolved.change, operation, whole, changed };
+            moves.push(changes[resolved.change].at, lifted, &mut claim);
+        })?;
         moves.finish(&mut claim);
         Ok(claims)
     }
@@ -87,7 +102,7 @@ impl Lifting {
         &mut self,
         changes: &[Placed],
         relations: &Relations,
-        take: &mut dyn FnMut(Lifted),
+        take: &mut dyn FnMut(&Resolved<'_>, Operation, Option<Whole>),
     ) -> Result<(), Fault> {
         let plan = self.plan.clone();
         let resolved = self.resolve(changes, relations)?;
@@ -99,8 +114,7 @@ impl Lifting {
             let after = resolved.asked.after.then(|| answers[resolved.source].next()).flatten();
             let source = &plan.sources[resolved.source];
             if let Event::Truncate { relations: tables, .. } = resolved.event.as_ref() {
-                let operation = truncate(&plan, tables, relations).map_err(fault)?;
-                take(Lifted { change: resolved.change, operation, whole: None });
+                take(resolved, truncate(&plan, tables, relations).map_err(fault)?, None);
                 continue;
             }
             self.lifter
@@ -115,7 +129,7 @@ impl Lifting {
                 .map_err(|error| fault(lift_problem(error).table(&source.name)))?;
             for (at, operation) in operations.drain(..).enumerate() {
                 let whole = self.lifter.wholes.as_mut().and_then(|wholes| wholes.remove(&at));
-                take(Lifted { change: resolved.change, operation, whole });
+                take(resolved, operation, whole);
             }
         }
         Ok(())
@@ -140,9 +154,12 @@ impl Lifting {
             };
             let mut asked = lift::ask(&self.plan.sources[source], &event);
             // A winning change that finds no row inserts the whole of it.
-            asked.after |= self.lifter.wholes.is_some()
+            if self.lifter.wholes.is_some()
                 && matches!(*event, Event::Update { .. })
-                && self.plan.sources[source].rule.guest_table.is_some();
+                && self.plan.sources[source].rule.guest_table.is_some()
+            {
+                asked = lift::Ask { before: true, after: true };
+            }
             resolved.push(Resolved { change: at, source, event, asked });
         }
         Ok(resolved)

@@ -6,10 +6,9 @@
 use sha2::{Digest, Sha256};
 
 use crate::change::{Before, Change, Event, Image};
-use crate::marker::Link;
 use crate::names::TableName;
 use crate::plan::Plan;
-use crate::plan::parts::{EXISTENCE, Parts};
+use crate::plan::parts::{ALL, LinkParts};
 
 use super::relations::{Bound, Relations, in_order};
 use super::seen::{Note, RowDigest};
@@ -20,8 +19,6 @@ struct Noted {
     table: TableName,
     /// Positions in the source's columns of the key by which the other link finds its rows, in its order.
     key: Vec<usize>,
-    /// The part of each column.
-    parts: Vec<u64>,
 }
 
 /// Notes the changes of a link's source.
@@ -29,22 +26,24 @@ struct Noted {
 pub struct Notebook {
     /// By position in `Plan::sources`; `None`: the other link never writes the table.
     sources: Vec<Option<Noted>>,
+    parts: LinkParts,
 }
 
 impl Notebook {
-    /// For a link and its plan, and the plan of the other link.
-    pub fn new(plan: &Plan, back: &Plan, parts: &Parts, link: Link) -> Notebook {
+    /// For a link's plan and its parts, and the plan of the other link.
+    pub fn new(plan: &Plan, back: &Plan, parts: LinkParts) -> Notebook {
         let noted = |source: &crate::plan::Source| {
             let target = back.targets.iter().find(|target| target.name == source.name)?;
             let position = |name: &str| source.columns.iter().position(|column| column.name == name);
             let key = target.key.iter().map(|column| position(&target.columns[usize::from(*column)].name));
-            Some(Noted {
-                table: source.name.clone(),
-                key: key.collect::<Option<Vec<usize>>>()?,
-                parts: source.columns.iter().map(|column| parts.of(link, &source.name, &column.name)).collect(),
-            })
+            Some(Noted { table: source.name.clone(), key: key.collect::<Option<Vec<usize>>>()? })
         };
-        Notebook { sources: plan.sources.iter().map(noted).collect() }
+        Notebook { sources: plan.sources.iter().map(noted).collect(), parts }
+    }
+
+    /// The parts of the link's columns.
+    pub fn parts(&self) -> &LinkParts {
+        &self.parts
     }
 
     /// Adds the notes on one change, whatever the order of its columns.
@@ -61,24 +60,13 @@ impl Notebook {
     /// Adds the notes on one change of a row. Truncates are not noted: with both links on they stop (counter-example 11).
     pub fn note(&self, source: usize, event: &Event, notes: &mut Vec<Note>) {
         let Some(noted) = &self.sources[source] else { return };
-        match event {
-            Event::Insert(image) | Event::Delete(Before::Full(image) | Before::Key(image)) => {
-                notes.push((noted.row(image), EXISTENCE));
-            }
-            Event::Update { before: Before::Full(before), after } => {
-                let (old, new) = (noted.row(before), noted.row(after));
-                if old == new {
-                    notes.push((new, noted.changed(before, after)));
-                } else {
-                    notes.extend([(old, EXISTENCE), (new, EXISTENCE)]);
-                }
-            }
-            // Without the old row nobody can tell what changed.
-            Event::Update { before: Before::Key(before), after } => {
-                notes.extend([(noted.row(before), EXISTENCE), (noted.row(after), EXISTENCE)]);
-            }
-            Event::Update { before: Before::Absent, after } => notes.push((noted.row(after), EXISTENCE)),
-            Event::Delete(Before::Absent) | Event::Truncate { .. } => {}
+        let parts = changed(&self.parts, source, &noted.key, event);
+        let (before, after) = images(event);
+        let rows = [before, after].map(|image| image.map(|image| noted.row(image)));
+        match rows {
+            [Some(before), Some(after)] if before != after => notes.extend([(before, ALL), (after, ALL)]),
+            [_, Some(row)] | [Some(row), None] => notes.push((row, parts)),
+            [None, None] => {}
         }
     }
 }
@@ -87,11 +75,28 @@ impl Noted {
     fn row(&self, image: &Image) -> RowDigest {
         row_digest(&self.table, self.key.iter().map(|column| image.text(*column).unwrap_or_default()))
     }
+}
 
-    fn changed(&self, before: &Image, after: &Image) -> u64 {
-        let columns = self.parts.iter().enumerate();
-        columns.filter(|(column, _)| !after.agrees(before, *column)).fold(0, |sum, (_, part)| sum | part)
+fn images(event: &Event) -> (Option<&Image>, Option<&Image>) {
+    match event {
+        Event::Insert(after) => (None, Some(after)),
+        Event::Update { before: Before::Full(before) | Before::Key(before), after } => (Some(before), Some(after)),
+        Event::Update { before: Before::Absent, after } => (None, Some(after)),
+        Event::Delete(Before::Full(before) | Before::Key(before)) => (Some(before), None),
+        Event::Delete(Before::Absent) | Event::Truncate { .. } => (None, None),
     }
+}
+
+/// What of a row a change has changed. A row that came, went or got another key has changed as a whole; so has one that
+/// was written with nothing changed: that is how a row is asserted again (`delta::decide::Reassertion`).
+pub fn changed(parts: &LinkParts, source: usize, key: &[usize], event: &Event) -> u64 {
+    // Without the whole old row nobody can tell what changed.
+    let Event::Update { before: Before::Full(before), after } = event else { return ALL };
+    let columns: Vec<usize> = (0..after.len()).filter(|column| !after.agrees(before, *column)).collect();
+    if columns.is_empty() || columns.iter().any(|column| key.contains(column)) {
+        return ALL;
+    }
+    parts.of_source(source, columns)
 }
 
 /// The digest of a row's table and key. A fixed-width character type pads its values on the way out of a table only, so

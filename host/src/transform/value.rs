@@ -173,6 +173,7 @@ mod tests {
             cascades: false,
             shared: false,
             identity_always: false,
+            internal: false,
         }
     }
 

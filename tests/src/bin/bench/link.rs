@@ -33,7 +33,7 @@ impl Link {
         let transforms = transform.map(|path| format!("{:?}", path.display().to_string())).unwrap_or_default();
         let green_version = if transform.is_some() { "2" } else { "1" };
         let text = format!(
-            "[migration]\nname = \"{name}\"\ndirection = \"forward\"\ntransforms = [{transforms}]\n\n\
+            "[migration]\nname = \"{name}\"\ndirection = \"forward\"\nrollback = \"none\"\ntransforms = [{transforms}]\n\n\
              [blue]\nurl = \"{}\"\nschema_version = \"1\"\n\n[green]\nurl = \"{}\"\nschema_version = \"{green_version}\"\n",
             source.url, target.url
         );

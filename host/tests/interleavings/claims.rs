@@ -1,0 +1,153 @@
+//! Between the model's rows and what the host's rule takes and gives.
+
+use std::sync::Arc;
+
+use falkirk::change::Datum;
+use falkirk::delta::decide::{Claim, Facts, Standing};
+use falkirk::delta::{Effect, Key, Operation};
+use falkirk::lsn::Lsn;
+use falkirk::names::TableName;
+use falkirk::plan::parts::{ALL, EXISTENCE};
+use falkirk::plan::{Case, Columns, Target, TargetColumn};
+
+/// The row: absent, or a small number in each column; columns that a model does not use stay 0.
+pub type Row = Option<[u8; 2]>;
+
+/// The one table, with a key and two columns, and its parts.
+pub struct Table {
+    pub targets: Vec<Target>,
+    pub parts: Vec<Box<[u64]>>,
+    key: Key,
+    every: Columns,
+    subsets: [Columns; 4],
+    numbers: [Datum; 4],
+}
+
+impl Table {
+    pub fn new() -> Table {
+        let column = |name: &str| TargetColumn {
+            name: name.into(),
+            type_sql: "text".into(),
+            cast_sql: "text".into(),
+            base_oid: 25,
+            case: Case::Text,
+            generated: false,
+        };
+        let target = Target {
+            name: TableName::new("public", "t"),
+            columns: ["id", "a", "b"].map(column).into(),
+            key: Arc::from([0]),
+            uniques: Vec::new(),
+            cascades: false,
+            shared: false,
+            identity_always: false,
+            internal: false,
+        };
+        Table {
+            targets: vec![target],
+            parts: vec![Box::from([EXISTENCE, 1, 2])],
+            key: Box::from([Datum::text("7")]),
+            every: Arc::from([0, 1, 2]),
+            subsets: [Arc::from([]), Arc::from([1]), Arc::from([2]), Arc::from([1, 2])],
+            numbers: ["0", "1", "2", "3"].map(Datum::text),
+        }
+    }
+
+    fn number(&self, number: u8) -> Datum {
+        self.numbers[usize::from(number)].clone()
+    }
+
+    fn whole(&self, row: [u8; 2]) -> (Columns, Box<[Datum]>) {
+        (self.every.clone(), Box::from([self.key[0].clone(), self.number(row[0]), self.number(row[1])]))
+    }
+
+    /// What a change of the application asks for.
+    pub fn claim(&self, before: Row, after: Row, knew: u8, at: usize) -> Claim {
+        let changed = mask(before, after);
+        let effect = match (before, after) {
+            (_, None) => Effect::Delete { key: self.key.clone() },
+            (None, Some(row)) => {
+                let (columns, values) = self.whole(row);
+                Effect::Insert { columns, values }
+            }
+            (Some(_), Some(row)) => {
+                let columns = self.subsets[changed as usize].clone();
+                let values = columns.iter().map(|column| self.number(row[usize::from(*column) - 1])).collect();
+                Effect::Patch { key: self.key.clone(), columns, values }
+            }
+        };
+        self.with(effect, after, changed, knew, at)
+    }
+
+    /// What a reassertion asks for.
+    pub fn reassertion(&self, row: Row, parts: u64, knew: u8, at: usize) -> Claim {
+        let key = self.key.clone();
+        let effect = match row {
+            Some(_) => Effect::Patch { key, columns: self.subsets[0].clone(), values: Box::from([]) },
+            None => Effect::Delete { key },
+        };
+        self.with(effect, row, parts, knew, at)
+    }
+
+    fn with(&self, effect: Effect, row: Row, changed: u64, knew: u8, at: usize) -> Claim {
+        let operation = Operation { target: 0, owner_before: 1, owner_after: 1, effect };
+        let whole = row.map(|row| self.whole(row));
+        Claim { operation, whole, changed, knew: Lsn(knew.into()), at: Lsn(at as u64) }
+    }
+}
+
+/// The parts that a change changes.
+pub fn mask(before: Row, after: Row) -> u64 {
+    match (before, after) {
+        (Some(before), Some(after)) => {
+            (0..2).filter(|column| before[*column] != after[*column]).fold(0, |mask, column| mask | 1 << column)
+        }
+        _ => ALL,
+    }
+}
+
+/// A target that refuses what PostgreSQL would refuse.
+pub fn write(row: &mut Row, operations: &[Operation]) {
+    let number = |datum: &Datum| match datum {
+        Datum::Text(text) => text[0] - b'0',
+        _ => panic!("the model has no nulls"),
+    };
+    for operation in operations {
+        match &operation.effect {
+            Effect::Insert { values, .. } => {
+                assert!(row.is_none(), "an insert finds the row");
+                *row = Some([number(&values[1]), number(&values[2])]);
+            }
+            Effect::Patch { columns, values, .. } => {
+                let row = row.as_mut().expect("a patch finds no row");
+                for (column, value) in columns.iter().zip(values) {
+                    row[usize::from(*column) - 1] = number(value);
+                }
+            }
+            Effect::Delete { .. } => assert!(row.take().is_some(), "a delete finds no row"),
+            other => panic!("the model asks for no {other:?}"),
+        }
+    }
+}
+
+/// The target's side of a decision: the row as it is locked, and what its application changed, by position.
+pub struct Locked<'a> {
+    pub row: Row,
+    pub changes: &'a [(u8, u64)],
+}
+
+impl Facts for Locked<'_> {
+    fn exists(&self, _target: usize, _key: &Key) -> bool {
+        self.row.is_some()
+    }
+
+    fn changed(&self, _target: usize, _key: &Key, after: Lsn) -> u64 {
+        let later = self.changes.iter().filter(|(at, _)| u64::from(*at) > after.0);
+        later.fold(0, |mask, (_, parts)| mask | parts)
+    }
+}
+
+/// Who wins, as the host's rule takes it.
+pub fn standing(wins: bool) -> [Standing; 1] {
+    [if wins { Standing::Wins } else { Standing::Yields }]
+}
