@@ -13,7 +13,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -21,6 +20,7 @@ use crate::apply::compare::{Comparison, Finding, Seen};
 use crate::change::{Datum, Event, Image};
 use crate::delta::lift::{self, LiftError, Lifter};
 use crate::delta::{Effect, Operation};
+use crate::manifest::Write;
 use crate::marker::Link;
 use crate::names::TableName;
 use crate::pg::address::Address;
@@ -28,6 +28,7 @@ use crate::pg::session::Session;
 use crate::plan::{Answer, Columns, Plan, Source, Target};
 use crate::problem::{Blame, Outcome, Problem};
 use crate::source::copy_out::{CopyOut, parse_rows, range_query};
+use crate::stream::keyed::Keyed;
 use crate::transform::{Artifact, Guest, Limits};
 
 /// How many expected rows the target is asked about at once.
@@ -136,7 +137,7 @@ impl Verdict {
 pub async fn verify_through(
     ends: Ends<'_>,
     plan: &Plan,
-    link: Link,
+    (migration, link): (&str, Link),
     artifact: Option<(Arc<Artifact>, Limits)>,
     options: Options,
 ) -> Outcome<Verdict> {
@@ -145,11 +146,21 @@ pub async fn verify_through(
         Some(guest) => guest.answer(plan, &plan.sources[index], rows).map_err(|fault| fault.problem),
         None => Err(Problem::stop(Blame::Host, "NO_ARTIFACT", "a rule asks a transform, and none is loaded")),
     };
-    verify(ends, plan, &mut answers, options).await
+    let keyed = Keyed::connect_to_read((ends.source, ends.target), plan, migration, link).await?;
+    compare_sides(ends, plan, &mut answers, (options, keyed)).await
 }
 
 /// Compares the sides. Whoever calls it makes sure that nobody writes: each side is read at a moment of its own.
 pub async fn verify(ends: Ends<'_>, plan: &Plan, answers: &mut Answers<'_>, options: Options) -> Outcome<Verdict> {
+    compare_sides(ends, plan, answers, (options, None)).await
+}
+
+async fn compare_sides(
+    ends: Ends<'_>,
+    plan: &Plan,
+    answers: &mut Answers<'_>,
+    (options, keyed): (Options, Option<Keyed>),
+) -> Outcome<Verdict> {
     let reader = Session::connect_blaming(ends.source, Blame::Source, "verify").await?;
     let holder = Session::connect_blaming(ends.source, Blame::Source, "verify").await?;
     let other = Session::connect_blaming(ends.target, Blame::Target, "verify").await?;
@@ -160,6 +171,7 @@ pub async fn verify(ends: Ends<'_>, plan: &Plan, answers: &mut Answers<'_>, opti
     let target = Comparison::enter(other.client()).await?;
 
     let mut run = Run::new(plan, options, &target).await?;
+    run.keyed = keyed;
     for index in 0..plan.sources.len() {
         run.read(index, &source, answers).await?;
     }
@@ -167,14 +179,14 @@ pub async fn verify(ends: Ends<'_>, plan: &Plan, answers: &mut Answers<'_>, opti
     for index in 0..plan.targets.len() {
         run.find_surplus(index).await?;
     }
-    let verdict = run.verdict;
+    let verdict = Verdict { tables: shown(plan, run.verdict.tables) };
     source.leave().await?;
     target.leave().await?;
     Ok(verdict)
 }
 
-/// Rows of one target table over one set of columns.
-type Bucket = (usize, Columns);
+/// Rows of one target table over one set of columns, and whether they are patches of rows that others own.
+type Bucket = (usize, Columns, bool);
 
 struct Run<'r> {
     plan: &'r Plan,
@@ -182,6 +194,7 @@ struct Run<'r> {
     target: &'r Comparison<'r>,
     seen: Seen,
     lifter: Lifter,
+    keyed: Option<Keyed>,
     expected: HashMap<Bucket, Vec<Box<[Datum]>>>,
     verdict: Verdict,
 }
@@ -195,6 +208,7 @@ impl<'r> Run<'r> {
             target,
             seen: Seen::new(target.rows_a_page().await?),
             lifter: Lifter::default(),
+            keyed: None,
             expected: HashMap::new(),
             verdict: Verdict { tables },
         })
@@ -208,16 +222,19 @@ impl<'r> Run<'r> {
         let columns: Vec<&str> = source.columns.iter().map(|column| column.name.as_str()).collect();
         let mut blocks = from.read(&range_query(&source.name, &columns, &[], None, None)).await?;
         while let Some(block) = blocks.next().await? {
-            self.lift(index, &block, answers).map_err(|problem| problem.table(&source.name))?;
+            let mut images = parse_rows(&block, source.columns.len())?;
+            if let Some(keyed) = self.keyed.as_mut().filter(|_| source.depends.is_any()) {
+                images = keyed.copied(index, images).await?.0;
+            }
+            self.lift(index, &images, answers).map_err(|problem| problem.table(&source.name))?;
             self.flush_full().await?;
         }
         Ok(())
     }
 
     /// What a block of source rows lets expect in the target.
-    fn lift(&mut self, index: usize, block: &Bytes, answers: &mut Answers<'_>) -> Outcome<()> {
+    fn lift(&mut self, index: usize, images: &[Image], answers: &mut Answers<'_>) -> Outcome<()> {
         let source = &self.plan.sources[index];
-        let images = parse_rows(block, source.columns.len())?;
         let asked = source.rule.outputs.iter().any(crate::plan::Output::needs_guest);
         for part in images.chunks(GUEST_ROWS) {
             let answered = match asked {
@@ -239,9 +256,20 @@ impl<'r> Run<'r> {
 
     fn add(&mut self, operations: Vec<Operation>) {
         for operation in operations {
-            if let Effect::Insert { columns, values } = operation.effect {
-                self.expected.entry((operation.target, columns)).or_default().push(values);
-            }
+            // What is ensured is only there; its columns are nobody's. A patch expects some columns of another's row.
+            let (bucket, values) = match operation.effect {
+                Effect::Insert { columns, values } => ((operation.target, columns, false), values),
+                Effect::Patch { key, columns, values } => {
+                    let keys = &self.plan.targets[operation.target].key;
+                    let mut all: Vec<(u16, Datum)> =
+                        keys.iter().chain(columns.iter()).copied().zip(key.into_iter().chain(values)).collect();
+                    all.sort_by_key(|(column, _)| *column);
+                    let (columns, values): (Vec<u16>, Vec<Datum>) = all.into_iter().unzip();
+                    ((operation.target, columns.as_slice().into(), true), values.into())
+                }
+                _ => continue,
+            };
+            self.expected.entry(bucket).or_default().push(values);
         }
     }
 
@@ -257,10 +285,13 @@ impl<'r> Run<'r> {
     }
 
     async fn flush(&mut self, buckets: Vec<Bucket>) -> Outcome<()> {
-        for (target, columns) in buckets {
-            let rows = self.expected.remove(&(target, columns.clone())).unwrap_or_default();
+        for (target, columns, patched) in buckets {
+            let rows = self.expected.remove(&(target, columns.clone(), patched)).unwrap_or_default();
             for part in rows.chunks(COMPARE_ROWS) {
-                self.compare(target, &columns, part).await?;
+                match patched {
+                    true => self.compare_patched(target, &columns, part).await?,
+                    false => self.compare(target, &columns, part).await?,
+                }
             }
         }
         Ok(())
@@ -282,9 +313,28 @@ impl<'r> Run<'r> {
         Ok(())
     }
 
+    /// Columns that are set in rows of others: the rows themselves are compared where they are owned.
+    async fn compare_patched(&mut self, index: usize, columns: &Columns, rows: &[Box<[Datum]>]) -> Outcome<()> {
+        let target = &self.plan.targets[index];
+        let findings = self.target.compare(target, columns, rows).await?;
+        for (row, finding) in rows.iter().zip(findings) {
+            let differ = match finding {
+                Finding::Same(_) => continue,
+                Finding::Differs(_, differ) => differ,
+                Finding::Missing => Vec::new(),
+            };
+            self.note(index, Kind::Differs, &key_of(target, columns, row), &differ);
+        }
+        Ok(())
+    }
+
     /// All expected rows were noted where they lie; whatever else the table holds, nothing stands for.
     async fn find_surplus(&mut self, index: usize) -> Outcome<()> {
         let target = &self.plan.targets[index];
+        let mut outputs = self.plan.sources.iter().flat_map(|source| &source.rule.outputs);
+        if !outputs.any(|output| output.target == index && output.write == Write::Own) {
+            return Ok(());
+        }
         let verdict = &self.verdict.tables[index];
         let held = verdict.rows_compared - verdict.rows_missing;
         if self.target.count(target).await? == held {
@@ -325,6 +375,12 @@ impl<'r> Run<'r> {
             verdict.sample.push(Difference { kind, key, columns });
         }
     }
+}
+
+/// Without what the link keeps for itself.
+fn shown(plan: &Plan, tables: Vec<TableVerdict>) -> Vec<TableVerdict> {
+    let own = |(_, target): &(TableVerdict, &Target)| !target.internal;
+    tables.into_iter().zip(&plan.targets).filter(own).map(|(table, _)| table).collect()
 }
 
 fn empty(plan: &Plan, index: usize) -> TableVerdict {

@@ -13,6 +13,12 @@ pub fn shop_component() -> &'static Path {
     BUILT.get_or_init(|| build("../transforms/shop"))
 }
 
+/// The component of the cart example.
+pub fn cart_component() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build("../transforms/cart"))
+}
+
 /// The component of `tests/guests-rules`.
 pub fn rules_component() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
@@ -22,6 +28,11 @@ pub fn rules_component() -> &'static Path {
 /// The example shop's two schemas, blue's first.
 pub fn shop_schemas() -> [String; 2] {
     schemas(["../examples/shop/v1.sql", "../examples/shop/v2.sql"])
+}
+
+/// The cart example's two schemas, blue's first.
+pub fn cart_schemas() -> [String; 2] {
+    schemas(["../examples/cart/v1.sql", "../examples/cart/v2.sql"])
 }
 
 /// The tables that the rules of `tests/guests-rules` read and write, blue's first.

@@ -11,9 +11,13 @@ use futures_util::SinkExt;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, CopyInSink};
 
+use super::bound;
 use super::chunk::Chunk;
+use super::statement::Statements;
 use super::{LinkIdentity, checkpoint, fault};
 use crate::change::Datum;
+use crate::delta::fold::Folder;
+use crate::delta::{Effect, Operation, Set, SetKind};
 use crate::lsn::Lsn;
 use crate::marker::{MarkerKind, PREFIX};
 use crate::names::quote_names;
@@ -22,6 +26,9 @@ use crate::problem::{Blame, Outcome, Problem};
 
 /// Rows of one table and column set that wait for their COPY.
 const FLUSH_BYTES: usize = 2 << 20;
+
+/// Operations that COPY cannot write, before they are written.
+const FLUSH_OTHERS: usize = 10_000;
 
 /// Writes chunks through one connection, one after another.
 pub struct ChunkWriter<'c> {
@@ -54,6 +61,7 @@ impl<'c> ChunkWriter<'c> {
                 identity: &self.identity,
                 chunk: chunk.clone(),
                 waiting: Vec::new(),
+                others: Vec::new(),
                 stream: None,
                 rows: 0,
             })),
@@ -104,11 +112,45 @@ pub struct OpenChunk<'w> {
     identity: &'w LinkIdentity,
     chunk: Chunk,
     waiting: Vec<Waiting>,
+    /// Rows to be ensured and patched, which COPY cannot.
+    others: Vec<Operation>,
     stream: Option<(usize, Pin<Box<CopyInSink<Bytes>>>)>,
     rows: u64,
 }
 
 impl OpenChunk<'_> {
+    /// Adds what one row stands for.
+    pub async fn change(&mut self, operation: Operation) -> Outcome<()> {
+        if let Effect::Insert { columns, values } = &operation.effect {
+            return self.push(operation.target, columns, values).await;
+        }
+        self.others.push(operation);
+        match self.others.len() >= FLUSH_OTHERS {
+            true => self.flush().await,
+            false => Ok(()),
+        }
+    }
+
+    /// What COPY cannot write: first the rows that are ensured, which copied rows may point to, then patches.
+    async fn write_others(&self, others: &[Vec<Set>], kind: SetKind) -> Outcome<()> {
+        let mut statements = Statements::default();
+        for set in others.iter().flatten().filter(|set| set.kind == kind) {
+            let table = &self.plan.targets[set.target].name;
+            let refused = |error| fault::written(&error, true).table(table);
+            for range in bound::ranges(set, false) {
+                let bound = bound::rows(self.client, &mut statements, self.plan, set, range).await.map_err(refused)?;
+                let count = self.client.execute_raw(&bound.statement, bound.parameters).await.map_err(refused)?;
+                if bound.rows.is_some_and(|rows| rows != count) {
+                    let what = "a row that is to be patched is not there";
+                    return Err(Problem::stop(Blame::Target, "ROWCOUNT", what).table(table).remedy(
+                        "every row of the rule's table must stand for a row that another table's rows own: a foreign key on the source would say so",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Adds one row. `columns` and `values` stand in the same order; `Unset` is not a value of a copied row.
     pub async fn push(&mut self, target: usize, columns: &Columns, values: &[Datum]) -> Outcome<()> {
         let same = |waiting: &Waiting| waiting.target == target && waiting.columns == *columns;
@@ -145,6 +187,10 @@ impl OpenChunk<'_> {
 
     /// Writes what waits, parents before children, so that no row of a child overtakes its parent.
     async fn flush(&mut self) -> Outcome<()> {
+        let mut folder = Folder::new(&self.plan.targets);
+        std::mem::take(&mut self.others).into_iter().for_each(|operation| folder.push(operation));
+        let others = folder.finish();
+        self.write_others(&others, SetKind::Ensure).await?;
         let mut waiting = std::mem::take(&mut self.waiting);
         waiting.sort_by_key(|waiting| waiting.target);
         for Waiting { target, columns, rows } in &mut waiting {
@@ -158,7 +204,7 @@ impl OpenChunk<'_> {
             self.end_stream().await?;
         }
         self.waiting = waiting;
-        Ok(())
+        self.write_others(&others, SetKind::Patch).await
     }
 
     async fn copy(&self, target: usize, columns: &[u16]) -> Outcome<Pin<Box<CopyInSink<Bytes>>>> {

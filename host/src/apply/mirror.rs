@@ -1,7 +1,7 @@
 //! Reads mirrors: rows of the source as the target has them. They are written like any other rows, by the operations of
 //! the transaction that they belong to (L2); whoever reads them adds what is on its way (counter-example 4).
 
-use super::{LinkIdentity, fault};
+use super::fault;
 use crate::marker::Link;
 use crate::names::TableName;
 use crate::pg::address::Address;
@@ -37,11 +37,6 @@ impl Mirrors {
         let session = Session::connect_blaming(target, Blame::Target, "mirrors").await?;
         session.run(SESSION).await?;
         Ok(Mirrors { session, migration: migration.to_owned(), link })
-    }
-
-    /// For a link that is held.
-    pub async fn of(target: &Address, identity: &LinkIdentity) -> Outcome<Self> {
-        Mirrors::connect(target, &identity.migration, identity.link).await
     }
 
     /// Rows by their keys.

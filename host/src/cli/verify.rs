@@ -56,9 +56,15 @@ impl Verify {
         let Some(plan) = findings.plan else { return Err(findings.problems) };
         let options = Options { values: self.values, sample_rows: self.sample };
         let artifact = artifact.map(|artifact| (artifact, settings.limits));
-        verify::verify_through(Ends { source: from, target: to }, &plan, settings.link, artifact, options)
-            .await
-            .map_err(one)
+        verify::verify_through(
+            Ends { source: from, target: to },
+            &plan,
+            (&settings.name, settings.link),
+            artifact,
+            options,
+        )
+        .await
+        .map_err(one)
     }
 
     fn print(&self, verdict: &Verdict) {

@@ -5,11 +5,12 @@ use tokio::sync::watch;
 use crate::apply::chunk::Chunk;
 use crate::apply::copy_in::OpenChunk;
 use crate::change::{Event, Image};
-use crate::delta::Effect;
 use crate::delta::lift::{self, Lifter};
+use crate::manifest::Write;
 use crate::plan::{Answer, Plan, Source};
 use crate::problem::{Blame, Outcome, Problem};
 use crate::source::copy_out::{self, CopyOut};
+use crate::stream::keyed::Keyed;
 use crate::transform::Guest;
 
 use super::{Copied, Copy, key_columns};
@@ -27,17 +28,24 @@ pub(super) struct OneChunk<'a> {
 /// The source column of each target column, if the one output only copies.
 pub(super) fn raw_columns(source: &Source) -> Option<(usize, Vec<(usize, u16)>)> {
     match source.rule.outputs.as_slice() {
-        [only] if !only.needs_guest() => Some((only.target, only.copied.clone())),
+        [only] if !only.needs_guest() && only.write == Write::Own && !source.depends.is_any() => {
+            Some((only.target, only.copied.clone()))
+        }
         _ => None,
     }
 }
 
 impl OneChunk<'_> {
-    pub(super) async fn copy(&self, mut open: OpenChunk<'_>, guest: Option<&mut Guest>) -> Outcome<Copied> {
+    pub(super) async fn copy(
+        &self,
+        mut open: OpenChunk<'_>,
+        guest: Option<&mut Guest>,
+        keyed: Option<&mut Keyed>,
+    ) -> Outcome<Copied> {
         let source = &self.copy.plan.sources[self.source];
         let done = match raw_columns(source) {
             Some((target, columns)) => self.copy_raw(&mut open, target, &columns).await,
-            None => self.copy_rows(&mut open, guest).await,
+            None => self.copy_rows(&mut open, guest, keyed).await,
         };
         let at = |problem: Problem| problem.table(&source.name).position(self.copy.snapshot.consistent_point);
         if done.map_err(at)? == Copied::Stopped {
@@ -73,7 +81,12 @@ impl OneChunk<'_> {
         Ok(Copied::All)
     }
 
-    async fn copy_rows(&self, open: &mut OpenChunk<'_>, mut guest: Option<&mut Guest>) -> Outcome<Copied> {
+    async fn copy_rows(
+        &self,
+        open: &mut OpenChunk<'_>,
+        mut guest: Option<&mut Guest>,
+        mut keyed: Option<&mut Keyed>,
+    ) -> Outcome<Copied> {
         let plan = &self.copy.plan;
         let source = &plan.sources[self.source];
         let names: Vec<&str> = source.columns.iter().map(|column| column.name.as_str()).collect();
@@ -82,9 +95,16 @@ impl OneChunk<'_> {
         while let Some(block) = blocks.next().await? {
             let rows = copy_out::parse_rows(&block, names.len())?;
             self.count(rows.len());
+            let (rows, mirror) = match keyed.as_deref_mut().filter(|_| source.depends.is_any()) {
+                Some(keyed) => keyed.copied(self.source, rows).await?,
+                None => (rows, Vec::new()),
+            };
             // The guest computes; other chunks and the connections go on meanwhile.
             let answers = tokio::task::block_in_place(|| answers(plan, source, guest.as_deref_mut(), &rows))?;
             self.push(open, &mut lifter, rows, answers).await?;
+            for operation in mirror {
+                open.change(operation).await?;
+            }
             if *self.stop.borrow() {
                 return Ok(Copied::Stopped);
             }
@@ -113,9 +133,7 @@ impl OneChunk<'_> {
                         .remedy("correct the transform, ship it as a new artifact and start again: the copy goes on where it was")
                 })?;
             for operation in operations.drain(..) {
-                if let Effect::Insert { columns, values } = &operation.effect {
-                    open.push(operation.target, columns, values).await?;
-                }
+                open.change(operation).await?;
             }
         }
         Ok(())

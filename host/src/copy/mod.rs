@@ -11,7 +11,8 @@
 //!    always stand exactly at the checkpoint, and a killed copy leaves whole chunks or nothing.
 //! 3. A resumed copy needs a new snapshot at a later P. Before it copies on, the stream brings the finished chunks, and
 //!    only them, to that P (`catch_up`). Copy and stream alternate; they never overlap.
-//! 4. Parents are copied before their children; chunks of one level run at the same time.
+//! 4. Parents are copied before their children; chunks of one level run at the same time. Rows that others depend on
+//!    (bound pairs, related rows, rows that are patched) are copied before those.
 
 pub mod catch_up;
 mod chunk;
@@ -19,18 +20,20 @@ mod chunk;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use crate::apply::LinkIdentity;
 use crate::apply::chunk::{self as record, Chunk};
 use crate::config::Settings;
 use crate::live::{Live, Stage, TableProgress};
 use crate::lsn::Lsn;
+use crate::manifest::Write;
 use crate::pg::session::Session;
-use crate::plan::{Plan, Source};
+use crate::plan::{Output, Plan, Source};
 use crate::problem::{Blame, Outcome};
 use crate::source::copy_out::{self, CopyOut, KeyColumn};
 use crate::source::session::SlotSnapshot;
+use crate::stream::keyed::Keyed;
 use crate::transform::{Artifact, Guest};
 
 /// What a copy needs.
@@ -98,8 +101,8 @@ pub async fn run(copy: &Copy<'_>, stop: &watch::Receiver<bool>) -> Outcome<Copie
     for level in 0..=levels {
         let of_level = |chunk: &&Chunk| !chunk.finished && level_of(&copy.plan, chunk) == Some(level);
         let chunks: Vec<Chunk> = all.iter().filter(of_level).cloned().collect();
-        let next = AtomicUsize::new(0);
-        let runs = workers.iter_mut().map(|worker| worker.run(copy, &chunks, &next, stop));
+        let (next, turn) = (AtomicUsize::new(0), Mutex::new(()));
+        let runs = workers.iter_mut().map(|worker| worker.run(copy, &chunks, (&next, &turn), stop));
         let ended = futures_util::future::try_join_all(runs).await?;
         if ended.contains(&Copied::Stopped) {
             return Ok(Copied::Stopped);
@@ -135,6 +138,7 @@ struct Worker {
     source: Session,
     target: Session,
     guest: Option<Guest>,
+    keyed: Option<Keyed>,
 }
 
 impl Worker {
@@ -143,6 +147,7 @@ impl Worker {
         Ok(Worker {
             source: Session::connect_blaming(&settings.source().address, Blame::Source, "copy").await?,
             target: Session::connect_blaming(&settings.target().address, Blame::Target, "copy").await?,
+            keyed: Keyed::connect(settings, &copy.plan, &copy.identity).await?,
             guest: copy
                 .artifact
                 .as_ref()
@@ -154,7 +159,7 @@ impl Worker {
         &mut self,
         copy: &Copy<'_>,
         chunks: &[Chunk],
-        next: &AtomicUsize,
+        (next, turn): (&AtomicUsize, &Mutex<()>),
         stop: &watch::Receiver<bool>,
     ) -> Outcome<Copied> {
         let reader = CopyOut::enter(self.source.client(), &copy.snapshot.snapshot).await?;
@@ -167,9 +172,15 @@ impl Worker {
         );
         while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
             let Some(source) = copy.plan.by_name.get(&chunk.table).copied() else { continue };
+            // Rows that several chunks write are written by one chunk at a time: two would wait for each other in a circle.
+            let shares = |output: &Output| output.write != Write::Own;
+            let _turn = match copy.plan.sources[source].rule.outputs.iter().any(shares) {
+                true => Some(turn.lock().await),
+                false => None,
+            };
             let Some(open) = writer.begin(chunk, position).await? else { continue };
             let one = chunk::OneChunk { copy, chunk, source, reader: &reader, stop };
-            if one.copy(open, self.guest.as_mut()).await? == Copied::Stopped {
+            if one.copy(open, self.guest.as_mut(), self.keyed.as_mut()).await? == Copied::Stopped {
                 return Ok(Copied::Stopped);
             }
         }

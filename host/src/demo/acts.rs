@@ -162,7 +162,9 @@ async fn position(servers: &Servers) -> Result<Lsn, Problem> {
 async fn compare(settings: &Settings, plan: &Plan, artifact: Option<Arc<Artifact>>) -> Played<Verdict> {
     let ends = Ends { source: &settings.source().address, target: &settings.target().address };
     let artifact = artifact.map(|artifact| (artifact, settings.limits));
-    verify::verify_through(ends, plan, settings.link, artifact, verify::Options::default()).await.map_err(one)
+    verify::verify_through(ends, plan, (&settings.name, settings.link), artifact, verify::Options::default())
+        .await
+        .map_err(one)
 }
 
 fn one(problem: Problem) -> Vec<Problem> {

@@ -32,6 +32,7 @@ use crate::pg::session::Session;
 use crate::plan::{Plan, Source};
 use crate::problem::{Blame, Problem};
 use crate::source::session::{ReplicationSession, SlotSnapshot};
+use crate::stream::keyed::Keyed;
 use crate::stream::lifting::Lifting;
 use crate::stream::seen::Seen;
 use crate::stream::{self, End, Filter, Stream};
@@ -286,7 +287,8 @@ impl Open<'_> {
         let parts = Stream {
             source: stream,
             writer,
-            lifting: Lifting::new(self.plan.clone(), guest),
+            lifting: Lifting::new(self.plan.clone(), guest)
+                .with_keys(Keyed::connect(settings, &self.plan, identity).await?),
             plan: self.plan.clone(),
             own: (identity.migration_id, identity.link),
             context: checkpoint.context,

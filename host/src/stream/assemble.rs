@@ -21,7 +21,7 @@ use crate::plan::Plan;
 use crate::problem::{Blame, Outcome, Problem};
 
 use super::notes::Notebook;
-use super::relations::Relations;
+use super::relations::{Bound, Relations};
 use super::seen::{Note, Seen};
 
 /// Changes after which a batch is handed on at the next commit.
@@ -40,6 +40,8 @@ pub struct Placed {
     pub at: Lsn,
     /// What its application could know of the target: the position of the other link's last marker before it.
     pub knew: Lsn,
+    /// The other link wrote it: it is not sent back and only shows in mirrors (L7).
+    pub echo: bool,
 }
 
 /// The end of a transaction among collected changes.
@@ -73,6 +75,8 @@ pub struct Collected {
 struct Open {
     commit_lsn: Lsn,
     skip: bool,
+    /// The other link wrote it.
+    echo: bool,
     /// Where its changes start in `changes`.
     start: usize,
     /// A part of it was handed on.
@@ -165,6 +169,7 @@ impl Assembler {
                 self.open = Some(Open {
                     commit_lsn: final_lsn,
                     skip,
+                    echo: false,
                     start: self.changes.len(),
                     parted: false,
                     notes: Vec::new(),
@@ -173,12 +178,19 @@ impl Assembler {
             }
             Message::Relation(relation) => relations.describe(plan, &relation),
             Message::Change(change) => {
-                let Some(open) = self.open.as_mut().filter(|open| !open.skip) else { return Ok(()) };
+                let Some(open) = self.open.as_mut().filter(|open| !open.skip || open.echo) else { return Ok(()) };
+                if open.echo {
+                    if is_mirrored(&change, plan, relations) {
+                        self.bytes += change.weight_bytes();
+                        self.changes.push(Placed { change, at: open.commit_lsn, knew: self.context, echo: true });
+                    }
+                    return Ok(());
+                }
                 self.bytes += change.weight_bytes();
                 if let Some((notebook, _)) = &self.notebook {
                     notebook.note_change(&change, relations, &mut open.notes);
                 }
-                self.changes.push(Placed { change, at: open.commit_lsn, knew: self.context });
+                self.changes.push(Placed { change, at: open.commit_lsn, knew: self.context, echo: false });
                 Ok(())
             }
             Message::Logical { transactional, prefix, content } => {
@@ -212,7 +224,7 @@ impl Assembler {
                 "a transaction carries the other link's marker after its changes, of which a part was applied already",
             ));
         }
-        open.skip = true;
+        (open.skip, open.echo) = (true, true);
         open.notes.clear();
         self.changes.truncate(open.start);
         self.marked += 1;
@@ -328,5 +340,13 @@ impl Assembler {
         self.bytes = 0;
         let changes = std::mem::take(&mut self.changes);
         Some(Collected { changes, opens, commits: Vec::new(), open_at: open.commit_lsn })
+    }
+}
+
+/// Counter-example 4: mirrors hold the rows of the other link as well.
+fn is_mirrored(change: &Change, plan: &Plan, relations: &Relations) -> bool {
+    match relations.get(&change.relation) {
+        Some(Bound::Source { source, .. }) => plan.sources[*source].depends.mirror.is_some(),
+        Some(Bound::LeftOut) | None => false,
     }
 }

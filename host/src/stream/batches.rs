@@ -188,11 +188,12 @@ impl Batches {
         }
         if let Some(collected) = self.assembler.cut() {
             return Some(match &mut self.held {
-                Some(held) => {
+                // What the other link wrote shows in this one's mirrors, and keeps nothing from going on.
+                Some(held) if held.since.is_some() || collected.changes.iter().any(|placed| !placed.echo) => {
                     hold(held, &collected);
                     Work::Held(held.clone())
                 }
-                None => self.lift(collected).await,
+                Some(_) | None => self.lift(collected).await,
             });
         }
         if let Some(until) = self.until_snapshot.filter(|until| self.assembler.reached() && self.written < *until) {
@@ -234,7 +235,7 @@ impl Batches {
                 Err(problem) => return Work::End(Err(problem)),
             };
         }
-        let lifted = match self.lift_all(&changes) {
+        let lifted = match self.lift_all(&changes).await {
             Ok(lifted) => lifted,
             Err(fault) => {
                 let at = changes[fault.change].at;
@@ -247,7 +248,7 @@ impl Batches {
                 }
                 // L3: what stands before the change is applied first. The problem comes back with the next batch: the
                 // stream is read again from there.
-                match self.lift_all(&changes) {
+                match self.lift_all(&changes).await {
                     Ok(lifted) => {
                         self.assembler.end_with(problem);
                         lifted
@@ -262,6 +263,7 @@ impl Batches {
             transactions: commits.len() as u64,
             context: ended.context,
         });
+        self.lifting.handed_on(last.map(|closing| closing.position));
         if let Some(closing) = last {
             self.note_written(closing.position);
         }
@@ -281,12 +283,12 @@ impl Batches {
         (!bytes.is_empty()).then(|| Recent { bytes, passed: seen.forgotten() })
     }
 
-    fn lift_all(&mut self, changes: &[Placed]) -> Result<Lifted, Fault> {
+    async fn lift_all(&mut self, changes: &[Placed]) -> Result<Lifted, Fault> {
         match self.decides {
-            false => self.lifting.lift(changes, &self.relations, self.assembler.one_by_one).map(Lifted::Sets),
+            false => self.lifting.lift(changes, &self.relations, self.assembler.one_by_one).await.map(Lifted::Sets),
             true => {
                 let parts = self.assembler.notebook.as_ref().map(|(notebook, _)| notebook.parts().clone());
-                self.lifting.claims(changes, &self.relations, &parts.unwrap_or_default()).map(Lifted::Claims)
+                self.lifting.claims(changes, &self.relations, &parts.unwrap_or_default()).await.map(Lifted::Claims)
             }
         }
     }
@@ -295,9 +297,10 @@ impl Batches {
 /// Counts the changes of transactions that are not handed on. The checkpoint stays before the first of them and the slot
 /// keeps the log from there: whenever the link is told to apply, nothing is lost (counter-example 17).
 fn hold(held: &mut Waiting, collected: &Collected) {
-    held.since = held.since.or(collected.changes.first().map(|placed| placed.at));
+    let own = || collected.changes.iter().filter(|placed| !placed.echo);
+    held.since = held.since.or(own().next().map(|placed| placed.at));
     held.transactions += collected.commits.len() as u64;
-    for placed in &collected.changes {
+    for placed in own() {
         *held.changes.entry(placed.change.relation.name.clone()).or_default() += 1;
     }
 }

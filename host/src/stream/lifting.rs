@@ -1,10 +1,12 @@
 //! Lifting a batch: asks the guest about all its rows at once, lifts its changes in source order and folds them.
 //!
-//! No I/O. A fault names the change; the flow then applies what stands before that change's transaction and stops
+//! Rows that depend on more than themselves are extended first (`keyed`); the rest is no I/O. A fault names the change; the flow then applies what stands before that change's transaction and stops
 //! exactly there (L3).
 
 use std::collections::HashMap;
 use std::sync::Arc;
+
+use tokio::sync::watch;
 
 use crate::change::{Before, Change, Event, Image};
 use crate::delta::decide::Claim;
@@ -12,12 +14,16 @@ use crate::delta::fold::Folder;
 use crate::delta::lift::{self, LiftError, Lifter};
 use crate::delta::moves::{Lifted, Moves};
 use crate::delta::{Effect, Operation, Set, Whole};
+use crate::lsn::Lsn;
+use crate::manifest::Write;
 use crate::plan::parts::LinkParts;
-use crate::plan::{Answer, Plan};
+use crate::plan::{Answer, Plan, Source};
 use crate::problem::{Blame, Problem};
 use crate::transform::Guest;
 
 use super::assemble::Placed;
+use super::keyed::Keyed;
+use super::keyed::transaction::Step;
 use super::notes::changed;
 use super::relations::{Bound, Relations, in_order};
 
@@ -35,26 +41,40 @@ pub struct Lifting {
     plan: Arc<Plan>,
     guest: Option<Guest>,
     lifter: Lifter,
+    keyed: Option<Keyed>,
 }
 
-/// A change of a table of the plan, with its images in the plan's order.
+/// A step with what the guest is asked about it.
 struct Resolved<'a> {
-    change: usize,
-    source: usize,
-    event: std::borrow::Cow<'a, Event>,
+    step: Step<'a>,
     asked: lift::Ask,
 }
 
 impl Lifting {
     /// For a plan and, if any of its rules needs one, a guest.
     pub fn new(plan: Arc<Plan>, guest: Option<Guest>) -> Self {
-        Lifting { plan, guest, lifter: Lifter::default() }
+        Lifting { plan, guest, lifter: Lifter::default(), keyed: None }
+    }
+
+    /// The same with what rows depend on besides themselves.
+    pub fn with_keys(self, keyed: Option<Keyed>) -> Self {
+        Lifting { keyed, ..self }
+    }
+
+    /// What is durable need not be remembered.
+    pub(super) fn watch(&mut self, durable: watch::Receiver<Lsn>) {
+        self.keyed.iter_mut().for_each(|keyed| keyed.watch(durable.clone()));
+    }
+
+    /// What was lifted last is handed on; `position` closes its transaction.
+    pub(super) fn handed_on(&mut self, position: Option<Lsn>) {
+        self.keyed.iter_mut().for_each(|keyed| keyed.handed_on(position));
     }
 
     /// The segments of sets that lead the target over all `changes`.
     ///
     /// `one_by_one`: nothing is folded, every change stands alone and in source order.
-    pub fn lift(
+    pub async fn lift(
         &mut self,
         changes: &[Placed],
         relations: &Relations,
@@ -65,16 +85,17 @@ impl Lifting {
         folder.one_by_one = one_by_one;
         let mut moves = Moves::new(&plan.targets);
         let mut fold = |lifted: Lifted| folder.push(lifted.operation);
-        self.lift_each(changes, relations, &mut |resolved, operation, whole| {
-            let lifted = Lifted { change: resolved.change, operation, whole, changed: 0 };
-            moves.push(changes[resolved.change].at, lifted, &mut fold);
-        })?;
+        self.lift_each(changes, relations, &mut |step, operation, whole| {
+            let lifted = Lifted { change: step.change, operation, whole, changed: 0 };
+            moves.push(changes[step.change].at, lifted, &mut fold);
+        })
+        .await?;
         moves.finish(&mut fold);
         Ok(folder.finish())
     }
 
     /// The operations that `changes` ask for, each with what is needed to decide it while both links write.
-    pub fn claims(
+    pub async fn claims(
         &mut self,
         changes: &[Placed],
         relations: &Relations,
@@ -88,55 +109,62 @@ impl Lifting {
             let Placed { knew, at, .. } = changes[change];
             claims.push(Claim { operation, whole, changed, knew, at });
         };
-        self.lift_each(changes, relations, &mut |resolved, operation, whole| {
-            let key = &plan.sources[resolved.source].key;
-            let changed = changed(parts, resolved.source, key, &resolved.event);
-            let lifted = Lifted { change: resolved.change, operation, whole, changed };
-            moves.push(changes[resolved.change].at, lifted, &mut claim);
-        })?;
+        self.lift_each(changes, relations, &mut |step, operation, whole| {
+            let key = &plan.sources[step.source].key;
+            let changed = changed(parts, step.source, key, &step.event);
+            let lifted = Lifted { change: step.change, operation, whole, changed };
+            moves.push(changes[step.change].at, lifted, &mut claim);
+        })
+        .await?;
         moves.finish(&mut claim);
         Ok(claims)
     }
 
-    fn lift_each(
+    async fn lift_each(
         &mut self,
         changes: &[Placed],
         relations: &Relations,
-        take: &mut dyn FnMut(&Resolved<'_>, Operation, Option<Whole>),
+        take: &mut (dyn FnMut(&Step<'_>, Operation, Option<Whole>) + Send),
     ) -> Result<(), Fault> {
         let plan = self.plan.clone();
-        let resolved = self.resolve(changes, relations)?;
+        let resolved = self.resolve(changes, relations).await?;
         let mut answers = self.ask(&resolved)?;
         let mut operations = Vec::new();
-        for resolved in &resolved {
-            let fault = |problem: Problem| Fault { change: resolved.change, problem };
-            let before = resolved.asked.before.then(|| answers[resolved.source].next()).flatten();
-            let after = resolved.asked.after.then(|| answers[resolved.source].next()).flatten();
-            let source = &plan.sources[resolved.source];
-            if let Event::Truncate { relations: tables, .. } = resolved.event.as_ref() {
-                take(resolved, truncate(&plan, tables, relations).map_err(fault)?, None);
+        for Resolved { mut step, asked } in resolved {
+            let fault = |problem: Problem| Fault { change: step.change, problem };
+            let mirror = std::mem::take(&mut step.mirror);
+            let before = asked.before.then(|| answers[step.source].next()).flatten();
+            let after = asked.after.then(|| answers[step.source].next()).flatten();
+            let source = &plan.sources[step.source];
+            if let Event::Truncate { relations: tables, .. } = step.event.as_ref() {
+                take(&step, truncate(&plan, tables, relations).map_err(fault)?, None);
+                continue;
+            }
+            if step.echo || matches!(step.event.as_ref(), Event::Delete(Before::Absent) if plan.is_keyed()) {
+                mirror.into_iter().for_each(|operation| take(&step, operation, None));
                 continue;
             }
             self.lifter
                 .lift(
-                    resolved.source,
+                    step.source,
                     source,
                     &plan.targets,
-                    resolved.event.as_ref(),
+                    step.event.as_ref(),
                     (before.as_ref(), after.as_ref()),
                     &mut operations,
                 )
                 .map_err(|error| fault(lift_problem(error).table(&source.name)))?;
             for (at, operation) in operations.drain(..).enumerate() {
                 let whole = self.lifter.wholes.as_mut().and_then(|wholes| wholes.remove(&at));
-                take(resolved, operation, whole);
+                take(&step, operation, whole);
             }
+            mirror.into_iter().for_each(|operation| take(&step, operation, None));
         }
         Ok(())
     }
 
-    fn resolve<'a>(&self, changes: &'a [Placed], relations: &Relations) -> Result<Vec<Resolved<'a>>, Fault> {
-        let mut resolved = Vec::with_capacity(changes.len());
+    async fn resolve<'a>(&mut self, changes: &'a [Placed], relations: &Relations) -> Result<Vec<Resolved<'a>>, Fault> {
+        let mut steps = Vec::with_capacity(changes.len());
         for (at, placed) in changes.iter().enumerate() {
             let Change { relation, event } = &placed.change;
             let (source, order) = match relations.get(relation) {
@@ -148,39 +176,50 @@ impl Lifting {
                     return Err(Fault { change: at, problem: problem.table(&relation.name) });
                 }
             };
+            if self.keyed.is_some() && lacks_old_row(&self.plan.sources[source], event) {
+                let problem = lift_problem(LiftError::NoOldRow).table(&relation.name);
+                return Err(Fault { change: at, problem });
+            }
             let event = match order {
                 None => std::borrow::Cow::Borrowed(event),
                 Some(order) => std::borrow::Cow::Owned(in_order(event, order)),
             };
-            let mut asked = lift::ask(&self.plan.sources[source], &event);
+            steps.push(Step { change: at, source, event, echo: placed.echo, mirror: Vec::new() });
+        }
+        if let Some(keyed) = &mut self.keyed {
+            let extended = keyed.extend(steps, &|change| changes[change].at).await;
+            steps = extended.map_err(|problem| Fault { change: 0, problem })?;
+        }
+        let asked = |step: &Step<'_>| {
+            let mut asked = lift::ask(&self.plan.sources[step.source], &step.event);
             // A winning change that finds no row inserts the whole of it.
             if self.lifter.wholes.is_some()
-                && matches!(*event, Event::Update { .. })
-                && self.plan.sources[source].rule.guest_table.is_some()
+                && matches!(*step.event, Event::Update { .. })
+                && self.plan.sources[step.source].rule.guest_table.is_some()
             {
                 asked = lift::Ask { before: true, after: true };
             }
-            resolved.push(Resolved { change: at, source, event, asked });
-        }
-        Ok(resolved)
+            if step.echo { lift::Ask::default() } else { asked }
+        };
+        Ok(steps.into_iter().map(|step| Resolved { asked: asked(&step), step }).collect())
     }
 
     /// The guest's answers, by source, in the order in which the changes need them.
     fn ask(&mut self, resolved: &[Resolved<'_>]) -> Result<Vec<std::vec::IntoIter<Answer>>, Fault> {
         let mut images: Vec<Vec<&Image>> = vec![Vec::new(); self.plan.sources.len()];
         let mut origins: Vec<Vec<usize>> = vec![Vec::new(); self.plan.sources.len()];
-        for resolved in resolved {
-            let (before, after) = match resolved.event.as_ref() {
+        for Resolved { step, asked } in resolved {
+            let (before, after) = match step.event.as_ref() {
                 Event::Insert(after) => (None, Some(after)),
                 Event::Update { before: Before::Full(before), after } => (Some(before), Some(after)),
                 Event::Update { after, .. } => (None, Some(after)),
                 Event::Delete(Before::Full(before) | Before::Key(before)) => (Some(before), None),
                 Event::Delete(Before::Absent) | Event::Truncate { .. } => (None, None),
             };
-            let wanted = [before.filter(|_| resolved.asked.before), after.filter(|_| resolved.asked.after)];
+            let wanted = [before.filter(|_| asked.before), after.filter(|_| asked.after)];
             for image in wanted.into_iter().flatten() {
-                images[resolved.source].push(image);
-                origins[resolved.source].push(resolved.change);
+                images[step.source].push(image);
+                origins[step.source].push(step.change);
             }
         }
         let mut answers = Vec::with_capacity(images.len());
@@ -195,6 +234,15 @@ impl Lifting {
         }
         Ok(answers)
     }
+}
+
+/// Counter-example 4: a table whose rows depend on others, or others on them, is only understood from whole old rows.
+fn lacks_old_row(source: &Source, event: &Event) -> bool {
+    let whole = match event {
+        Event::Update { before, .. } | Event::Delete(before) => matches!(before, Before::Full(_)),
+        Event::Insert(_) | Event::Truncate { .. } => true,
+    };
+    source.depends.is_any() && !whole
 }
 
 /// A truncate empties the targets that the tables stand for. A transform never sees the rows, so it is carried out only
@@ -223,13 +271,22 @@ fn truncate(plan: &Plan, tables: &[Arc<crate::change::Relation>], relations: &Re
                         "the table was truncated, and the target's table holds rows of other tables as well",
                     ));
                 }
+                let depends = &plan.sources[*source].depends;
+                let patches = outputs.iter().any(|output| output.on_remove_null);
+                if patches || depends.mirror.is_some() || !depends.binds.is_empty() {
+                    return Err(refuse(
+                        "TRUNCATE_DEPENDED_ON",
+                        "the table was truncated, and rows of other tables follow from its rows one by one",
+                    ));
+                }
                 if outputs.iter().any(|output| output.on_delete_set.is_some()) {
                     return Err(refuse(
                         "TRUNCATE_SOFT_DELETE",
                         "the table was truncated, and its rows are only marked as deleted in the target",
                     ));
                 }
-                targets.extend(outputs.iter().map(|output| output.target));
+                let own = outputs.iter().filter(|output| output.write == Write::Own);
+                targets.extend(own.map(|output| output.target));
             }
         }
     }

@@ -13,6 +13,7 @@
 pub mod assemble;
 mod batches;
 mod decided;
+pub mod keyed;
 pub mod lifting;
 pub mod notes;
 mod reader;
@@ -149,11 +150,13 @@ pub async fn run(
             }
         }
     };
+    let mut lifting = stream.lifting;
+    lifting.watch(durable.subscribe());
     let middle = Batches {
         assembler,
         relations: Relations::new(&stream.plan),
         plan: stream.plan.clone(),
-        lifting: stream.lifting,
+        lifting,
         filter: stream.filter,
         until_snapshot: stream.until_snapshot,
         until_caught_up: stream.until_caught_up,

@@ -18,7 +18,7 @@ use super::instance::{Fault, Instance};
 use super::limits::Limits;
 use super::value::{self, Unfit};
 use super::wire::{InputRow, OutputRow as WireRow, Rejection, Results};
-use crate::change::Image;
+use crate::change::{Datum, Image};
 use crate::manifest::Direction;
 use crate::plan::{Answer, Case, OutputRow, Plan, Source};
 use crate::problem::{Blame, Problem};
@@ -68,7 +68,7 @@ impl Guest {
         let mut answers = Vec::with_capacity(rows.len());
         while answers.len() < rows.len() {
             let start = answers.len();
-            let (inputs, unfit) = lower(source, &rows[start..], self.limits.input_bytes());
+            let (inputs, unfit) = lower(plan, source, &rows[start..], self.limits.input_bytes());
             if !inputs.is_empty() {
                 let results = self.run(table, &inputs);
                 let checked = results.and_then(|results| check(plan, source, results, &mut answers));
@@ -175,22 +175,47 @@ fn check(plan: &Plan, source: &Source, results: Results, answers: &mut Vec<Answe
 }
 
 /// As many rows as one call gets, and the problem of the row after them if that one cannot be handed over.
-fn lower(source: &Source, rows: &[&Image], limit_bytes: usize) -> (Vec<InputRow>, Option<Problem>) {
+fn lower(plan: &Plan, source: &Source, rows: &[&Image], limit_bytes: usize) -> (Vec<InputRow>, Option<Problem>) {
     let mut inputs = Vec::with_capacity(rows.len().min(ROWS));
     let mut weight = 0;
     for row in rows.iter().take(ROWS) {
         let values: Result<Vec<_>, _> = source.rule.asked.iter().map(|asked| cell(source, row, *asked)).collect();
-        let values = match values {
-            Ok(values) => values,
+        let (values, related) = match values.and_then(|values| Ok((values, related(plan, source, row)?))) {
+            Ok(both) => both,
             Err(problem) => return (inputs, Some(problem)),
         };
-        weight += values.iter().map(value::weight_bytes).sum::<usize>();
+        let handed = values.iter().chain(related.iter().flatten().flatten());
+        weight += handed.map(value::weight_bytes).sum::<usize>();
         if weight > limit_bytes && !inputs.is_empty() {
             break;
         }
-        inputs.push(InputRow { values, related: Vec::new() });
+        inputs.push(InputRow { values, related });
     }
     (inputs, None)
+}
+
+/// The related rows of one row, out of the cells behind its own: for each related table a JSON list of lists of cells.
+fn related(plan: &Plan, source: &Source, row: &Image) -> Result<Vec<Vec<Vec<super::wire::Value>>>, Problem> {
+    let first = source.columns.len() + source.depends.mapped.len();
+    let tables = source.depends.related.iter().enumerate();
+    tables
+        .map(|(number, related)| {
+            let json = row.text(first + number).unwrap_or(b"[]");
+            let rows: Vec<Vec<Option<String>>> = serde_json::from_slice(json).map_err(|_| {
+                Problem::stop(Blame::Host, "MIRROR_UNREADABLE", "related rows are not readable").table(&source.name)
+            })?;
+            let other = &plan.sources[related.source];
+            let one = |cells: &Vec<Option<String>>| {
+                let mut datums = vec![Datum::Null; other.columns.len()];
+                for ((column, _), cell) in related.columns.iter().zip(cells) {
+                    datums[*column] = cell.clone().map_or(Datum::Null, Datum::text);
+                }
+                let image = Image::from_datums(&datums);
+                related.columns.iter().map(|asked| cell(other, &image, *asked)).collect::<Result<Vec<_>, _>>()
+            };
+            rows.iter().map(one).collect()
+        })
+        .collect()
 }
 
 fn cell(source: &Source, row: &Image, (column, as_text): (usize, bool)) -> Result<super::wire::Value, Problem> {

@@ -21,7 +21,10 @@ impl Guest for Rules {
 
     fn forward(table: String, rows: Vec<InputRow>) -> Results {
         let miscounts = rows.iter().any(|row| text(row) == "miscount");
-        let mut results: Results = rows.iter().map(|row| answer(&table, text(row))).collect();
+        let mut results: Results = match table.rsplit('.').next() {
+            Some("booking") => rows.iter().map(booking).collect(),
+            _ => rows.iter().map(|row| answer(&table, text(row))).collect(),
+        };
         if miscounts {
             results.pop();
         }
@@ -38,6 +41,17 @@ fn text(row: &InputRow) -> &str {
         Some(Value::Text(text)) => text,
         _ => "",
     }
+}
+
+/// A note and the names of the related owners, each with its key.
+fn booking(row: &InputRow) -> Result<Vec<OutputRow>, Rejection> {
+    let owner = |owner: &Vec<Value>| match owner.as_slice() {
+        [Value::Text(name), Value::Text(id)] => format!("{name}/{id}"),
+        _ => "?".to_owned(),
+    };
+    let owners: Vec<String> = row.related[0].iter().map(owner).collect();
+    let shown = Value::Text(format!("{} for {}", text(row), owners.join("+")));
+    Ok(vec![OutputRow { output: 0, values: vec![shown] }])
 }
 
 fn answer(table: &str, text: &str) -> Result<Vec<OutputRow>, Rejection> {
