@@ -1,6 +1,7 @@
 //! The preflight: everything that must hold before the first row moves, each shortfall with the SQL or the setting that
 //! mends it, all at once. `falkirk check` prints it, `falkirk run` refuses on it. It writes nothing anywhere.
 
+mod keys;
 pub mod publication;
 mod servers;
 mod tables;
@@ -83,6 +84,7 @@ pub async fn preflight(given: &Given<'_>) -> Result<Findings, Problem> {
         tables::check_empty(given, &plan, &mut findings).await?;
     }
     if is_whole {
+        keys::check(given, &plan, &mut findings).await?;
         publication::check(given, &plan, &mut findings).await?;
         findings.plan = Some(plan);
         findings.back = given.settings.two_way().then(|| back(given, &findings)).flatten();

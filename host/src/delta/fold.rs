@@ -178,23 +178,14 @@ impl<'p> Folder<'p> {
         }
         let key_columns = &self.targets[later.target].key;
         match (&mut operation.effect, &later.effect) {
-            (Effect::Insert { columns, values }, Effect::Patch { key, columns: set, values: new }) => {
-                if !is_key_of(key, key_columns, columns, values) {
-                    return Some(later);
-                }
+            (
+                Effect::Insert { columns, values },
+                Effect::Patch { key, columns: set, values: new } | Effect::Clear { key, columns: set, values: new },
+            ) if is_key_of(key, key_columns, columns, values) => {
                 merge(&mut self.column_sets, (columns, values), (set, new));
             }
             (Effect::Patch { key: same, columns, values }, Effect::Patch { key, columns: set, values: new })
-                if same == key =>
-            {
-                merge(&mut self.column_sets, (columns, values), (set, new));
-            }
-            (Effect::Insert { columns, values }, Effect::Clear { key, columns: set, values: new })
-                if is_key_of(key, key_columns, columns, values) =>
-            {
-                merge(&mut self.column_sets, (columns, values), (set, new));
-            }
-            (Effect::Patch { key: same, columns, values }, Effect::Clear { key, columns: set, values: new })
+            | (Effect::Patch { key: same, columns, values }, Effect::Clear { key, columns: set, values: new })
             | (Effect::Clear { key: same, columns, values }, Effect::Clear { key, columns: set, values: new })
                 if same == key =>
             {

@@ -75,8 +75,8 @@ fn depended_on_first(plan: &mut Plan) -> Option<Problem> {
         .collect();
     for _ in 0..=count {
         let mut raised = None;
-        for at in 0..count {
-            let least = others[at].iter().map(|other| plan.sources[*other].copy_level + 1).max().unwrap_or(0);
+        for (at, others) in others.iter().enumerate() {
+            let least = others.iter().map(|other| plan.sources[*other].copy_level + 1).max().unwrap_or(0);
             if plan.sources[at].copy_level < least {
                 plan.sources[at].copy_level = least;
                 raised = Some(at);

@@ -52,6 +52,11 @@ impl LinkParts {
         columns.into_iter().fold(0, |mask, column| mask | self.sources[source][column])
     }
 
+    /// How many columns `Plan::sources[source]` has.
+    pub fn source_columns(&self, source: usize) -> usize {
+        self.sources[source].len()
+    }
+
     /// The mask of columns of `Plan::targets[target]`: what writing them changes.
     pub fn of_target(&self, target: usize, columns: &Columns) -> u64 {
         columns.iter().fold(0, |mask, column| mask | self.targets[target][usize::from(*column)])
@@ -126,7 +131,9 @@ impl<'p> Graph<'p> {
                 sets.extend(output.copied.iter().map(|(source, target)| vec![from(*source), to(*target)]));
                 sets.extend(output.groups.iter().map(|group| {
                     let written = output.computed[group.values.clone()].iter().map(|column| to(*column));
-                    group.from.iter().map(|column| from(*column)).chain(written).collect()
+                    // Behind a row's own columns stand related rows: they are other rows.
+                    let own = group.from.iter().filter(|column| **column < source.columns.len());
+                    own.map(|column| from(*column)).chain(written).collect()
                 }));
                 let mapped = output.columns.iter().zip(&output.filled_by).filter_map(|(column, filling)| {
                     let need = output.needs.iter().find(|need| *filling == Filling::Mapped(need.cell))?;
@@ -137,7 +144,8 @@ impl<'p> Graph<'p> {
                     sets = vec![sets.concat()];
                 }
                 sets.iter().for_each(|set| self.join(set));
-                self.existence.extend(decides_existence(output).into_iter().map(from));
+                let decides = decides_existence(output).into_iter().filter(|column| *column < source.columns.len());
+                self.existence.extend(decides.map(from));
             }
         }
     }

@@ -132,7 +132,6 @@ impl Lifting {
         let mut operations = Vec::new();
         for Resolved { mut step, asked } in resolved {
             let fault = |problem: Problem| Fault { change: step.change, problem };
-            let mirror = std::mem::take(&mut step.mirror);
             let before = asked.before.then(|| answers[step.source].next()).flatten();
             let after = asked.after.then(|| answers[step.source].next()).flatten();
             let source = &plan.sources[step.source];
@@ -140,6 +139,7 @@ impl Lifting {
                 take(&step, truncate(&plan, tables, relations).map_err(fault)?, None);
                 continue;
             }
+            let mirror = std::mem::take(&mut step.mirror);
             if step.echo || matches!(step.event.as_ref(), Event::Delete(Before::Absent) if plan.is_keyed()) {
                 mirror.into_iter().for_each(|operation| take(&step, operation, None));
                 continue;

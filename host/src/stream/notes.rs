@@ -92,7 +92,13 @@ fn images(event: &Event) -> (Option<&Image>, Option<&Image>) {
 pub fn changed(parts: &LinkParts, source: usize, key: &[usize], event: &Event) -> u64 {
     // Without the whole old row nobody can tell what changed.
     let Event::Update { before: Before::Full(before), after } = event else { return ALL };
-    let columns: Vec<usize> = (0..after.len()).filter(|column| !after.agrees(before, *column)).collect();
+    let mut columns: Vec<usize> = (0..after.len()).filter(|column| !after.agrees(before, *column)).collect();
+    // Behind the row's own columns stand keys and rows of others. Their change is none of the row's columns.
+    let own = parts.source_columns(source);
+    if columns.first().is_some_and(|column| *column >= own) {
+        return 0;
+    }
+    columns.retain(|column| *column < own);
     if columns.is_empty() || columns.iter().any(|column| key.contains(column)) {
         return ALL;
     }

@@ -10,31 +10,10 @@ use crate::names::{TableName, quote_name};
 use crate::plan::{Columns, Filling, Group, Output, Target, TargetColumn, fit};
 use crate::problem::{Blame, Problem};
 
-impl Binder<'_> {
+impl<'a> Binder<'a> {
     pub(super) fn output(&mut self, frame: &Frame<'_>, index: usize, by_rule: bool) -> Option<Output> {
-        let given = self.given;
         let declared = &frame.rule.outputs[index];
-        let Some(target) = given.target.tables.get(&declared.table) else {
-            self.problem(
-                Problem::refuse(
-                    Blame::Target,
-                    "NO_SUCH_TABLE",
-                    format!("the target does not have the table {}, or the role may not see it", declared.table),
-                )
-                .table(&frame.table.name)
-                .remedy("create the target's schema before the migration starts, or grant the role its rights"),
-            );
-            return None;
-        };
-        let key = target.row_key();
-        if key.is_empty() {
-            self.problem(
-                Problem::refuse(Blame::Target, "NO_KEY", "the target table has no key by which a row could be found")
-                    .table(&target.name)
-                    .remedy(format!("ALTER TABLE {} ADD PRIMARY KEY (...)", target.name.sql())),
-            );
-            return None;
-        }
+        let (target, key) = self.found(frame, declared)?;
         let (mut fillings, computed, groups) = self.fillings(frame, declared, target, by_rule);
         self.mapped(frame, declared, target, &mut fillings);
         self.check_write(frame, declared, target, &key);
@@ -52,10 +31,7 @@ impl Binder<'_> {
             false => self.key(target, &key, &fillings),
             true => self.matched(frame, declared, target, &key),
         };
-        let mut when = self.inputs(frame, declared.when.as_deref());
-        // Whether the row exists may hang on any related row.
-        let related: Vec<usize> = (0..frame.depends.related.len()).map(|number| frame.related_cell(number)).collect();
-        when.iter_mut().for_each(|when| when.extend(&related));
+        let when = self.when(frame, declared);
         let on_delete_set = self.soft_delete(declared, target, &key);
         self.check_many(declared, target);
         let from = |of: fn(&Filling) -> Option<usize>| {
@@ -82,6 +58,40 @@ impl Binder<'_> {
         };
         self.check_old_values(frame, &output);
         Some(output)
+    }
+
+    /// The output's table and the positions of its key.
+    fn found(&mut self, frame: &Frame<'_>, declared: &manifest::Output) -> Option<(&'a Table, Vec<usize>)> {
+        let given = self.given;
+        let Some(target) = given.target.tables.get(&declared.table) else {
+            self.problem(
+                Problem::refuse(
+                    Blame::Target,
+                    "NO_SUCH_TABLE",
+                    format!("the target does not have the table {}, or the role may not see it", declared.table),
+                )
+                .table(&frame.table.name)
+                .remedy("create the target's schema before the migration starts, or grant the role its rights"),
+            );
+            return None;
+        };
+        let key = target.row_key();
+        if key.is_empty() {
+            self.problem(
+                Problem::refuse(Blame::Target, "NO_KEY", "the target table has no key by which a row could be found")
+                    .table(&target.name)
+                    .remedy(format!("ALTER TABLE {} ADD PRIMARY KEY (...)", target.name.sql())),
+            );
+            return None;
+        }
+        Some((target, key))
+    }
+
+    /// Whether the row exists may hang on any related row.
+    fn when(&mut self, frame: &Frame<'_>, declared: &manifest::Output) -> Option<Vec<usize>> {
+        let mut when = self.inputs(frame, declared.when.as_deref())?;
+        when.extend((0..frame.depends.related.len()).map(|number| frame.related_cell(number)));
+        Some(when)
     }
 
     /// The key's columns, ascending, and where each comes from.

@@ -10,6 +10,8 @@
 //! keeps (counter-example 4). Batches overlap: what was handed on and is not durable yet is remembered here.
 
 pub mod rows;
+#[cfg(test)]
+mod tests;
 pub mod transaction;
 pub mod world;
 
