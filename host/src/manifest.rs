@@ -225,6 +225,9 @@ pub struct Output {
     /// How it is written.
     #[serde(default)]
     pub write: Write,
+    /// Other source tables' outputs write other rows of the same target table: still one owner a row.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shares: bool,
     /// Columns moved by the host: target column to source column. The guest never sees them.
     #[serde(default)]
     pub copied: BTreeMap<String, String>,
@@ -389,6 +392,7 @@ mod tests {
             true,
         );
         agree(with_output(json!({ "table": "a", "copied": { "x": "y" }, "same_named": true, "many": true })), true);
+        agree(with_output(json!({ "table": "a", "shares": true, "same_named": true })), true);
         agree(with_output(json!({ "table": "a", "when": ["b"], "follows": "key", "on_delete": "delete" })), true);
         agree(
             with_output(json!({ "table": "a", "when": null, "on_delete": { "set": { "x": "t", "y": null } } })),
@@ -416,6 +420,7 @@ mod tests {
         agree(with_output(json!({ "table": "a", "same_name": true })), false);
         agree(with_output(json!({ "table": "a", "copied": { "x": 1 } })), false);
         agree(with_output(json!({ "table": "a", "write": "upsert" })), false);
+        agree(with_output(json!({ "table": "a", "shares": "b" })), false);
         agree(with_output(json!({ "table": "a", "follows": "nobody" })), false);
         agree(with_output(json!({ "table": "a", "on_delete": { "set": { "x": 1 } } })), false);
         agree(with_output(json!({ "table": "a", "computed": [{ "from": ["x"] }] })), false);

@@ -180,6 +180,7 @@ impl Basin {
             uniques: Vec::new(),
             cascades: false,
             acts: false,
+            shared: false,
             identity_always: rows.iter().any(|row| row.get(5)),
             internal: false,
         }

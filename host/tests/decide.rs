@@ -102,6 +102,7 @@ fn judge(standing: Standing, facts: &Rows, claims: Vec<Claim>) -> Outcome {
         uniques: Vec::new(),
         cascades: false,
         acts: false,
+        shared: false,
         identity_always: false,
         internal: false,
     };

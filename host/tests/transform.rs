@@ -95,6 +95,7 @@ fn plan(table: &str, asked: &[(&str, Case)], computed: &[(&str, Case)], key: &[u
         uniques: Vec::new(),
         cascades: false,
         acts: false,
+        shared: false,
         identity_always: false,
         internal: false,
     };

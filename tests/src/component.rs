@@ -19,6 +19,23 @@ pub fn cart_component() -> &'static Path {
     BUILT.get_or_init(|| build("../transforms/cart"))
 }
 
+/// The component of `examples/operators`.
+pub fn operators_component() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build("../examples/operators"))
+}
+
+/// The component of `tests/guests-rules` with another manifest.
+pub fn component_with_manifest(stage: &Stage, manifest: &str) -> PathBuf {
+    let mut bytes = std::fs::read(rules_component()).expect("the component is there");
+    let own = include_str!("../guests-rules/src/rules.json");
+    let start = bytes.windows(own.len()).position(|window| window == own.as_bytes()).expect("the manifest is in it");
+    let text = format!("{manifest:<width$}", width = own.len());
+    assert_eq!(text.len(), own.len(), "there is no room for this manifest");
+    bytes[start..start + text.len()].copy_from_slice(text.as_bytes());
+    stage.file("other.wasm", bytes)
+}
+
 /// The component of `tests/guests-rules`.
 pub fn rules_component() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();

@@ -12,7 +12,10 @@ mod side;
 mod wait;
 
 pub use command::{Finished, Running};
-pub use component::{cart_component, cart_schemas, rules_component, rules_schemas, shop_component, shop_schemas};
+pub use component::{
+    cart_component, cart_schemas, component_with_manifest, operators_component, rules_component, rules_schemas,
+    shop_component, shop_schemas,
+};
 pub use recipe::run_recipe;
 pub use side::Side;
 pub use wait::{free_port, until};

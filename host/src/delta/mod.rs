@@ -3,13 +3,14 @@
 //! equals transforming the final source.
 //!
 //! ```text
-//!   change --lift--> operations --fold--> sets (one per table, operation and column set) --> apply
+//!   change --lift--> operations --moves, fold--> sets (one per table, operation and column set) --> apply
 //! ```
 
 mod ask;
 pub mod decide;
 pub mod fold;
 pub mod lift;
+pub mod moves;
 
 use crate::change::Datum;
 use crate::plan::Columns;

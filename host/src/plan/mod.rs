@@ -128,6 +128,8 @@ pub struct Target {
     /// Whether the database itself does more than it is told when a row of it is written: triggers, and foreign keys of
     /// other tables that cascade. What it does beside a link is its application's own change (L7).
     pub acts: bool,
+    /// Whether several source tables own rows of it: then a row may pass from one to another.
+    pub shared: bool,
     /// Whether any column is GENERATED ALWAYS AS IDENTITY: inserts need OVERRIDING SYSTEM VALUE.
     pub identity_always: bool,
     /// What the link keeps for itself in the target, such as mirrors: none of the application's tables.

@@ -12,6 +12,7 @@ use crate::change::{Before, Change, Event, Image};
 use crate::delta::decide::Claim;
 use crate::delta::fold::Folder;
 use crate::delta::lift::{self, LiftError, Lifter};
+use crate::delta::moves::{Lifted, Moves};
 use crate::delta::{Effect, Operation, Set, Whole};
 use crate::lsn::Lsn;
 use crate::manifest::Write;
@@ -82,7 +83,14 @@ impl Lifting {
         let plan = self.plan.clone();
         let mut folder = Folder::new(&plan.targets);
         folder.one_by_one = one_by_one;
-        self.lift_each(changes, relations, &mut |_, operation, _| folder.push(operation)).await?;
+        let mut moves = Moves::new(&plan.targets);
+        let mut fold = |lifted: Lifted| folder.push(lifted.operation);
+        self.lift_each(changes, relations, &mut |step, operation, whole| {
+            let lifted = Lifted { change: step.change, operation, whole, changed: 0 };
+            moves.push(changes[step.change].at, lifted, &mut fold);
+        })
+        .await?;
+        moves.finish(&mut fold);
         Ok(folder.finish())
     }
 
@@ -96,13 +104,19 @@ impl Lifting {
         let mut claims = Vec::with_capacity(changes.len());
         self.lifter.wholes = Some(HashMap::new());
         let plan = self.plan.clone();
+        let mut moves = Moves::new(&plan.targets);
+        let mut claim = |Lifted { change, operation, whole, changed }| {
+            let Placed { knew, at, .. } = changes[change];
+            claims.push(Claim { operation, whole, changed, knew, at });
+        };
         self.lift_each(changes, relations, &mut |step, operation, whole| {
-            let Placed { knew, at, .. } = changes[step.change];
             let key = &plan.sources[step.source].key;
             let changed = changed(parts, step.source, key, &step.event);
-            claims.push(Claim { operation, whole, changed, knew, at });
+            let lifted = Lifted { change: step.change, operation, whole, changed };
+            moves.push(changes[step.change].at, lifted, &mut claim);
         })
         .await?;
+        moves.finish(&mut claim);
         Ok(claims)
     }
 
@@ -251,6 +265,12 @@ fn truncate(plan: &Plan, tables: &[Arc<crate::change::Relation>], relations: &Re
             }
             Some(Bound::Source { source, .. }) => {
                 let outputs = &plan.sources[*source].rule.outputs;
+                if outputs.iter().any(|output| plan.targets[output.target].shared) {
+                    return Err(refuse(
+                        "TRUNCATE_SHARED",
+                        "the table was truncated, and the target's table holds rows of other tables as well",
+                    ));
+                }
                 let depends = &plan.sources[*source].depends;
                 let patches = outputs.iter().any(|output| output.on_remove_null);
                 if patches || depends.mirror.is_some() || !depends.binds.is_empty() {

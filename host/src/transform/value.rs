@@ -172,6 +172,7 @@ mod tests {
             uniques: Vec::new(),
             cascades: false,
             acts: false,
+            shared: false,
             identity_always: false,
             internal: false,
         }

@@ -40,6 +40,7 @@ impl Table {
             uniques: Vec::new(),
             cascades: false,
             acts: false,
+            shared: false,
             identity_always: false,
             internal: false,
         };

@@ -113,6 +113,9 @@ fn output(output: &Output) -> Json {
     if let Some(write) = output.write {
         put("write", json!(write));
     }
+    if output.shares {
+        put("shares", json!(true));
+    }
     if !output.matching.is_empty() {
         let from = |matched: &Matched| match matched {
             Matched::Column(column) => json!(column),

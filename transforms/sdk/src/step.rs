@@ -83,6 +83,7 @@ pub struct Output {
     pub(crate) groups: Vec<Group>,
     pub(crate) when: Option<When>,
     pub(crate) many: bool,
+    pub(crate) shares: bool,
     pub(crate) follows: Option<&'static str>,
     pub(crate) on_delete: Vec<(String, Option<String>)>,
     pub(crate) write: Option<&'static str>,
@@ -116,6 +117,7 @@ impl Output {
             groups: Vec::new(),
             when: None,
             many: false,
+            shares: false,
             follows: None,
             on_delete: Vec::new(),
             write: None,
@@ -210,6 +212,14 @@ impl Output {
         self
     }
 
+    /// Outputs of other source tables write other rows of the same table, and say so as well. A row still has one owner:
+    /// two source rows that claim one key stop the link. A row that leaves one of the source tables and enters another
+    /// in one transaction is the same row, and keeps the columns that no rule fills.
+    pub fn shares(mut self) -> Self {
+        self.shares = true;
+        self
+    }
+
     /// Sets columns of a row that others own: the one whose key is found in these columns, target column to source
     /// column. There must be such a row.
     pub fn patch<'a, M: Into<Matched>>(mut self, key: impl IntoIterator<Item = (&'a str, M)>) -> Self {
@@ -283,6 +293,9 @@ impl Output {
         }
         if self.write.is_some() && self.many {
             faults.push(format!("{place}: `many` goes with rows of its own only"));
+        }
+        if self.shares && (self.write.is_some() || self.many || !self.on_delete.is_empty()) {
+            faults.push(format!("{place}: `shares` goes with plain rows of its own only"));
         }
         if self.on_remove.is_some() && self.write != Some("patch") {
             faults.push(format!("{place}: `on_remove_null` goes with `patch` only"));

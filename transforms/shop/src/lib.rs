@@ -43,8 +43,8 @@ pub fn step() -> Step {
         .output("orders", move |to| to.same_named().when(move |order: Status| !archived(order)))
         .output("archived_orders", move |to| to.same_named().when(archived));
     // Both of green's tables are blue's one. An order stands in one of them at a time.
-    step.backward("orders").output("orders", |to| to.same_named());
-    step.backward("archived_orders").output("orders", |to| to.same_named());
+    step.backward("orders").output("orders", |to| to.same_named().shares());
+    step.backward("archived_orders").output("orders", |to| to.same_named().shares());
 
     step.forward("basket").output("basket_item", |to| to.copied("customer_id", "customer_id").many(items));
     // No way back for basket_item: a basket would have several rows as its owners, and its list needs all of them.

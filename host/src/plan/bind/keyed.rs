@@ -287,6 +287,7 @@ pub(super) fn mirror_target() -> Target {
         uniques: Vec::new(),
         cascades: false,
         acts: false,
+        shared: false,
         identity_always: false,
         internal: true,
     }

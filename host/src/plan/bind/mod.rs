@@ -89,8 +89,9 @@ struct Binder<'a> {
     problems: Vec<Problem>,
     targets: Vec<Target>,
     target_ids: HashMap<TableName, usize>,
-    /// Which source table's output writes which column of which target, and how: at most one, or several that ensure.
-    writers: HashMap<(TableName, String), (TableName, Write)>,
+    /// Which source tables' outputs write which column of which target, and how: at most one, or several that ensure or
+    /// share.
+    writers: HashMap<(TableName, String), Vec<output::Claimant>>,
     left_out: Vec<(TableName, String)>,
     maps: Vec<crate::plan::keyed::Map>,
     /// The source's and the target's key column of each map, where they are there.
@@ -325,6 +326,7 @@ fn as_it_is(table: &TableName) -> manifest::Rule {
         outputs: vec![manifest::Output {
             table: table.clone(),
             write: Write::Own,
+            shares: false,
             copied: BTreeMap::new(),
             same_named: true,
             computed: Vec::new(),

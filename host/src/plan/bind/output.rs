@@ -6,7 +6,7 @@ use super::{Binder, Frame};
 use crate::catalog::{Column, ForeignKey, Identity, ReplicaIdentity, Table};
 use crate::change::Datum;
 use crate::manifest::{self, OnDelete};
-use crate::names::quote_name;
+use crate::names::{TableName, quote_name};
 use crate::plan::{Columns, Filling, Group, Output, Target, TargetColumn, fit};
 use crate::problem::{Blame, Problem};
 
@@ -20,11 +20,13 @@ impl<'a> Binder<'a> {
         let is_patch = declared.write == manifest::Write::Patch;
         let in_key = |column: &u16| key.contains(&usize::from(*column));
         let claimed = |column: &&u16| declared.write == manifest::Write::Own || !in_key(column);
-        self.claim(frame, target, declared.write, fillings.keys().filter(claimed));
+        let claimant = Claimant { table: frame.table.name.clone(), write: declared.write, shares: declared.shares };
+        self.claim(target, &claimant, fillings.keys().filter(claimed));
         if !is_patch {
             self.check_not_null(target, &fillings);
         }
         let target_id = self.target_id(target);
+        self.targets[target_id].shared |= declared.shares;
         let (key, key_fillings) = match is_patch {
             false => self.key(target, &key, &fillings),
             true => self.matched(frame, declared, target, &key),
@@ -235,35 +237,28 @@ impl<'a> Binder<'a> {
         }
     }
 
-    /// Counter-example 6: two outputs that write one column of one table are refused. Several may ensure one row, and
-    /// one may ensure the row that another owns.
-    fn claim<'k>(
-        &mut self,
-        frame: &Frame<'_>,
-        target: &Table,
-        write: manifest::Write,
-        columns: impl Iterator<Item = &'k u16>,
-    ) {
+    /// Counter-examples 6 and 10: two outputs that write one column of one table are refused. Several may ensure one row,
+    /// one may ensure the row that another owns, and outputs of several source tables may share a table: then each row
+    /// has one of them as its owner, and a key that two claim is refused by the target itself.
+    fn claim<'k>(&mut self, target: &Table, own: &Claimant, columns: impl Iterator<Item = &'k u16>) {
         let mut others = BTreeSet::new();
-        let ensures = |write| write == manifest::Write::Ensure;
         for column in columns {
             let place = (target.name.clone(), target.columns[usize::from(*column)].name.clone());
-            match self.writers.insert(place, (frame.table.name.clone(), write)) {
-                Some((_, earlier)) if ensures(earlier) && ensures(write) => {}
-                Some((other, _)) => drop(others.insert(other)),
-                None => {}
-            }
+            let writers = self.writers.entry(place).or_default();
+            others.extend(writers.iter().filter(|other| !own.agrees(other)).map(|other| other.table.clone()));
+            writers.push(own.clone());
         }
         for other in others {
             self.problem(
                 Problem::refuse(
                     Blame::Artifact,
                     "TWO_OWNERS",
-                    format!("rows of {other} and of {} would both write the same columns of it", frame.table.name),
+                    format!("rows of {other} and of {} would both write the same columns of it", own.table),
                 )
                 .table(&target.name)
                 .remedy(
-                    "let one source table own the target's rows; merging two owners into one table is not supported",
+                    "let one source table own the target's rows; if no two of their rows ever have one key, declare \
+                     `shares` on each of these outputs; merging two owners into one row is not supported",
                 ),
             );
         }
@@ -395,11 +390,27 @@ impl<'a> Binder<'a> {
             key,
             cascades: table.foreign_keys.iter().any(|foreign_key| foreign_key.on_delete == 'c'),
             acts: !table.triggers.is_empty() || self.is_cascaded_from(table),
+            shared: false,
             identity_always: table.columns.iter().any(|column| column.identity == Identity::Always),
             internal: false,
         });
         self.target_ids.insert(table.name.clone(), self.targets.len() - 1);
         self.targets.len() - 1
+    }
+}
+
+/// An output that writes a column.
+#[derive(Clone)]
+pub(super) struct Claimant {
+    table: TableName,
+    write: manifest::Write,
+    shares: bool,
+}
+
+impl Claimant {
+    fn agrees(&self, other: &Claimant) -> bool {
+        let ensure = |claimant: &Claimant| claimant.write == manifest::Write::Ensure;
+        (ensure(self) && ensure(other)) || (self.shares && other.shares && self.table != other.table)
     }
 }
 

@@ -154,6 +154,10 @@ impl Binder<'_> {
         if !own && (declared.many || declared.follows.is_some() || declared.on_delete != OnDelete::Delete) {
             self.bad_write(target, &table.to_string(), "`many`, `follows` and `on_delete` go with `write: own` only");
         }
+        if declared.shares && (!own || declared.many || declared.on_delete != OnDelete::Delete) {
+            let what = "`shares` goes with `write: own` only, and neither with `many` nor with `on_delete: set`";
+            self.bad_write(target, &table.to_string(), what);
+        }
         let patch = declared.write == Write::Patch;
         if !patch && (!declared.matching.is_empty() || declared.on_remove.is_some()) {
             self.bad_write(target, &table.to_string(), "`match` and `on_remove` go with `write: patch` only");

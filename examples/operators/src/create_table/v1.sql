@@ -1,0 +1,1 @@
+-- Release 1 has nothing like it.

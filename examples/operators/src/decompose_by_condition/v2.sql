@@ -1,0 +1,3 @@
+CREATE TABLE host (name text PRIMARY KEY);
+
+CREATE TABLE guest (name text PRIMARY KEY);

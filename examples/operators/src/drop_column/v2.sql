@@ -1,0 +1,1 @@
+CREATE TABLE office (id int PRIMARY KEY, city text NOT NULL);

@@ -1,0 +1,1 @@
+-- Release 2 has nothing like it.

@@ -1,0 +1,1 @@
+CREATE TABLE visit (id int PRIMARY KEY, city text, note text NOT NULL);

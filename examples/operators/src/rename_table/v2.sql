@@ -1,0 +1,1 @@
+CREATE TABLE patron (id int PRIMARY KEY, name text NOT NULL);
