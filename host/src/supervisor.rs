@@ -120,9 +120,6 @@ pub async fn run(
     if !patiently(&second, stop.clone(), &shown.other).await? {
         return Ok(Vec::new());
     }
-    let keeper = async {
-        if settings.direction_is_both() { keep_sequences(settings).await } else { std::future::pending().await }
-    };
     if settings.direction_is_both() {
         apart(settings).await.map_err(|problem| vec![problem])?;
     }
@@ -133,7 +130,7 @@ pub async fn run(
     let mut answers = [None, None];
     let mut exhausted = None;
     tokio::select! {
-        problem = keeper => exhausted = Some(problem),
+        problem = keep_sequences(settings), if settings.direction_is_both() => exhausted = Some(problem),
         () = told(stop) => {}
         () = all_caught_up(lives), if until == Until::CaughtUp => {}
         answer = &mut first => answers[0] = Some(answer),
@@ -143,12 +140,16 @@ pub async fn run(
     let [one, two] = answers;
     let one = if let Some(answer) = one { answer } else { first.await };
     let two = if let Some(answer) = two { answer } else { second.await };
-    let lost = |_| Err(vec![Problem::retry(Blame::Host, "TASK_LOST", "a link ended without an answer")]);
     if let Some(problem) = exhausted {
         record(&settings.seen_from(origin), std::slice::from_ref(&problem)).await;
         return Err(vec![problem]);
     }
-    match (one.unwrap_or_else(lost), two.unwrap_or_else(lost)) {
+    let lost = |_| Err(vec![Problem::retry(Blame::Host, "TASK_LOST", "a link ended without an answer")]);
+    joined(one.unwrap_or_else(lost), two.unwrap_or_else(lost))
+}
+
+fn joined(one: Result<Summary, Problems>, two: Result<Summary, Problems>) -> Result<Vec<Summary>, Problems> {
+    match (one, two) {
         (Ok(first), Ok(second)) => Ok(vec![first, second]),
         (Err(mut problems), Err(more)) => {
             problems.extend(more);

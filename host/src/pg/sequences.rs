@@ -27,9 +27,9 @@ pub struct Sequence {
 
 const SELECT: &str = "
     SELECT n.nspname, c.relname, coalesce(tn.nspname, ''), coalesce(t.relname, ''), coalesce(a.attname, ''),
-        coalesce(pg_sequence_last_value(c.oid), s.seqstart - s.seqincrement),
+        coalesce(pg_sequence_last_value(s.seqrelid), s.seqstart - s.seqincrement),
         least(s.seqmax, CASE a.atttypid WHEN 21 THEN 32767 WHEN 23 THEN 2147483647 ELSE 9223372036854775807 END),
-        s.seqincrement, s.seqcache, s.seqcycle, has_sequence_privilege(c.oid, 'UPDATE')
+        s.seqincrement, s.seqcache, s.seqcycle, has_sequence_privilege(s.seqrelid, 'UPDATE')
     FROM pg_sequence s
     JOIN pg_class c ON c.oid = s.seqrelid
     JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -39,7 +39,7 @@ const SELECT: &str = "
     LEFT JOIN pg_namespace tn ON tn.oid = t.relnamespace
     LEFT JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
     WHERE n.nspname NOT IN ('falkirk', 'pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_t%'
-        AND has_sequence_privilege(c.oid, 'SELECT, USAGE')
+        AND has_sequence_privilege(s.seqrelid, 'SELECT, USAGE')
     ORDER BY 1, 2";
 
 /// All sequences that the role may see.

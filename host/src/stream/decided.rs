@@ -265,7 +265,7 @@ fn halted(plan: &Plan, verdict: Verdict, strict: bool) -> Problem {
             "both sides changed the same row, neither knew of the other, and no side is to win",
             conflict.target,
             conflict.at,
-            "`falkirk conflicts list`, then `falkirk conflicts resolve ID --take blue|green`, and start again",
+            "name who wins on this table in [tables] conflict and start again: the link goes on at this change",
         ),
         Verdict::Unexpected { target, at, .. } => (
             "ROWCOUNT",
