@@ -419,7 +419,7 @@ async fn l2_a_huge_transaction_in_parts_is_one_target_transaction_and_holds_its_
 }
 
 #[tokio::test]
-async fn l1_a_position_is_reported_only_after_its_commit_was_answered() {
+async fn l1_a_position_is_reported_only_after_a_commit_that_waited_for_the_disk_was_answered() {
     let basin = basin("CREATE TABLE t (id int PRIMARY KEY)").await;
     let plan = basin.plan(&[("t", &[0])]).await;
     let other = basin.another().await;
@@ -431,16 +431,27 @@ async fn l1_a_position_is_reported_only_after_its_commit_was_answered() {
     assert_eq!(writer.write(whole(200, vec![insert(0, &[0], &[&["1"]])])).await.unwrap(), START);
     assert_eq!(seen().await, 0, "COMMIT is not sent before the counts were checked");
     assert_eq!(writer.write(whole(300, vec![insert(0, &[0], &[&["2"]])])).await.unwrap(), START);
-    assert_eq!(writer.write(whole(400, vec![insert(0, &[0], &[&["3"]])])).await.unwrap(), Lsn(200));
+    assert_eq!(writer.write(whole(400, vec![insert(0, &[0], &[&["3"]])])).await.unwrap(), START);
+    assert!(seen().await >= 1, "committed, and still a crash of the target may undo it");
     assert_eq!(writer.settle().await.unwrap(), Lsn(400));
     assert_eq!((seen().await, writer.durable()), (3, Lsn(400)));
+    // Without a pause the disk is waited for now and then: the source must not keep its log for ever.
+    let reported = async |writer: &mut Writer<'_>, position: u64| {
+        writer.write(whole(position, vec![insert(0, &[0], &[&[&position.to_string()]])])).await.unwrap()
+    };
+    let mut waits = 0;
+    for position in 401..440 {
+        waits += u32::from(reported(&mut writer, position).await > Lsn(400));
+    }
+    assert!((20..39).contains(&waits), "{waits} of 39 writes reported something new");
+    assert_eq!(writer.settle().await.unwrap(), Lsn(439));
     // A connection that is lost asks for another try, from the checkpoint.
     writer.write(whole(500, vec![insert(0, &[0], &[&["4"]])])).await.unwrap();
     let end = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database() \
         AND pid <> pg_backend_pid()";
     other.batch_execute(end).await.unwrap();
     let problem = writer.settle().await.unwrap_err();
-    assert_eq!((problem.action(), writer.durable(), seen().await), (Action::Retry, Lsn(400), 3), "{problem}");
+    assert_eq!((problem.action(), writer.durable(), seen().await), (Action::Retry, Lsn(439), 42), "{problem}");
 }
 
 #[tokio::test]

@@ -57,6 +57,16 @@ pub struct Counters {
     pub copied: i64,
 }
 
+impl std::ops::AddAssign for Counters {
+    fn add_assign(&mut self, more: Counters) {
+        self.transactions += more.transactions;
+        self.inserted += more.inserted;
+        self.updated += more.updated;
+        self.deleted += more.deleted;
+        self.copied += more.copied;
+    }
+}
+
 /// Which source a checkpoint belongs to: a position means nothing in another one (pitfalls 60, 66, 67).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceIdentity {

@@ -7,8 +7,9 @@
 //! ```
 //!
 //! COMMIT is sent only after every row count of the transaction was checked: the COMMIT of an aborted transaction
-//! answers like a good one. A position is reported only after its COMMIT was answered (L1). After any problem the
-//! writer is of no more use; the link starts again from the checkpoint (L2).
+//! answers like a good one. While more is waiting, a COMMIT does not wait for the disk; a position is reported only
+//! after a COMMIT that did, and that one made everything before it durable as well (L1). After any problem the writer
+//! is of no more use; the link starts again from the checkpoint (L2).
 
 mod locked;
 
@@ -16,6 +17,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::poll_fn;
@@ -69,7 +71,10 @@ enum Expected {
     Nothing,
     Checkpoint,
     Rows(usize, SetKind, Option<u64>),
-    Commit(Lsn),
+    /// A COMMIT that waited for the target's disk.
+    Durable(Lsn),
+    /// One that did not.
+    Committed(Lsn),
 }
 
 struct Sent<'c> {
@@ -86,6 +91,11 @@ struct Open {
     /// Every set of the transaction was sent; what is missing is COMMIT.
     closed: bool,
 }
+
+/// While more is waiting, a COMMIT waits for the disk after so many that did not,
+const UNFLUSHED_MOST: u32 = 8;
+/// or after this time, whichever comes first: the source keeps its log until then.
+const UNFLUSHED_TIME: Duration = Duration::from_millis(500);
 
 /// Writes a link's stream through one connection.
 pub struct Writer<'c> {
@@ -104,7 +114,12 @@ pub struct Writer<'c> {
     open: Option<Open>,
     /// Where the checkpoint stands once everything that was sent is committed.
     position: Lsn,
+    /// Where it stands by the answers so far.
+    committed: Lsn,
     durable: Lsn,
+    /// Commits since the one that last waited for the disk, and when that was.
+    unflushed: u32,
+    flushed_at: Instant,
     broken: bool,
 }
 
@@ -148,7 +163,10 @@ impl<'c> Writer<'c> {
             sent: VecDeque::new(),
             open: None,
             position,
+            committed: position,
             durable: position,
+            unflushed: 0,
+            flushed_at: Instant::now(),
             broken: false,
         })
     }
@@ -202,7 +220,7 @@ impl<'c> Writer<'c> {
         self.usable()?;
         let run = async {
             self.check_all().await?;
-            self.commit();
+            self.commit(false);
             self.check_all().await
         };
         match run.await {
@@ -219,20 +237,21 @@ impl<'c> Writer<'c> {
     }
 
     async fn write_sets(&mut self, batch: &Batch) -> Outcome<()> {
-        let sets: Vec<&Set> = batch.segments.iter().flatten().filter(|set| has_work(set)).collect();
+        let sets: Vec<&Set> = batch.segments.iter().flatten().filter(|set| set.has_work()).collect();
         let bound = match self.strict {
             true => Vec::new(),
             false => self.bind(&sets).await?,
         };
         self.check_all().await?;
-        self.commit();
+        // A large transaction in parts may take long: what stands before it is not to wait for its end.
+        self.commit(!self.strict && batch.last.is_some());
         let mut counters = Counters::default();
         sets.iter().for_each(|set| bound::count(set, &mut counters));
         let whole = batch.last.filter(|_| batch.first.is_some());
         if let Some(position) = batch.first {
             self.begin(position, whole, counters, !sets.is_empty() || batch.recent.is_some() || whole.is_none());
         } else if let Some(open) = &mut self.open {
-            add(&mut open.counters, counters);
+            open.counters += counters;
         }
         match self.strict {
             true => self.send_strictly(&sets).await?,
@@ -347,9 +366,15 @@ impl<'c> Writer<'c> {
         ]
     }
 
-    fn commit(&mut self) {
-        if let Some(open) = self.open.take_if(|open| open.closed) {
-            self.send_text(Expected::Commit(open.position), "COMMIT");
+    /// `follows`: more is sent right behind it, so another COMMIT is sure to wait for the disk.
+    fn commit(&mut self, follows: bool) {
+        let Some(open) = self.open.take_if(|open| open.closed) else { return };
+        if follows && self.unflushed < UNFLUSHED_MOST && self.flushed_at.elapsed() < UNFLUSHED_TIME {
+            self.unflushed += 1;
+            self.send_text(Expected::Committed(open.position), "SET LOCAL synchronous_commit = off; COMMIT");
+        } else {
+            (self.unflushed, self.flushed_at) = (0, Instant::now());
+            self.send_text(Expected::Durable(open.position), "COMMIT");
         }
     }
 
@@ -405,7 +430,7 @@ impl<'c> Writer<'c> {
                 return Err(self.with_key(fault::written(&error, self.strict).table(name(target)), target));
             }
             // A constraint that is checked at the end: the position is that of the transaction that ends.
-            (Err(error), Expected::Commit(position)) => {
+            (Err(error), Expected::Durable(position) | Expected::Committed(position)) => {
                 return Err(fault::written(&error, self.strict).position(position));
             }
             (Err(error), _) => return Err(fault::written(&error, self.strict)),
@@ -418,7 +443,7 @@ impl<'c> Writer<'c> {
                 self.sent.clear();
                 let _ = self.client.batch_execute("ROLLBACK").await;
                 let LinkIdentity { migration, link, epoch, .. } = &self.identity;
-                Err(checkpoint::lost_hold(self.client, migration, *link, *epoch, Some(self.durable)).await)
+                Err(checkpoint::lost_hold(self.client, migration, *link, *epoch, Some(self.committed)).await)
             }
             Expected::Rows(target, kind, Some(rows)) if count != rows => {
                 let what = format!("{kind:?} affected {count} rows instead of {rows}").to_lowercase();
@@ -432,9 +457,13 @@ impl<'c> Writer<'c> {
                 );
                 Err(self.with_key(problem, target))
             }
-            Expected::Commit(position) => {
-                // L1: only now.
-                self.durable = position;
+            Expected::Committed(position) => {
+                self.committed = position;
+                Ok(())
+            }
+            Expected::Durable(position) => {
+                // L1: only now, and only after a COMMIT that waited for the disk. A crash of the target may undo others.
+                (self.committed, self.durable) = (position, position);
                 Ok(())
             }
             _ => Ok(()),
@@ -458,20 +487,6 @@ impl<'c> Writer<'c> {
         let _ = self.client.batch_execute("ROLLBACK").await;
         problem
     }
-}
-
-fn has_work(set: &Set) -> bool {
-    match set.kind {
-        SetKind::Truncate => true,
-        SetKind::Patch | SetKind::Clear => set.rows() > 0 && !set.columns.is_empty(),
-        _ => set.rows() > 0,
-    }
-}
-
-fn add(sum: &mut Counters, more: Counters) {
-    sum.inserted += more.inserted;
-    sum.updated += more.updated;
-    sum.deleted += more.deleted;
 }
 
 fn number(value: i64) -> Ready {

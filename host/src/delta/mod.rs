@@ -151,4 +151,13 @@ impl Set {
             SetKind::Truncate => 0,
         }
     }
+
+    /// Whether the statement has anything to do.
+    pub fn has_work(&self) -> bool {
+        match self.kind {
+            SetKind::Truncate => true,
+            SetKind::Patch | SetKind::Clear => self.rows() > 0 && !self.columns.is_empty(),
+            SetKind::Insert | SetKind::Ensure | SetKind::Rekey | SetKind::Delete => self.rows() > 0,
+        }
+    }
 }

@@ -66,7 +66,7 @@ impl Writer<'_> {
         self.broken = true;
         let run = async {
             self.check_all().await?;
-            self.commit();
+            self.commit(false);
             self.begin(position, None, Counters::default(), true);
             self.check_all().await
         };
