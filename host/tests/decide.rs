@@ -41,7 +41,7 @@ impl Facts for Rows {
         later.fold(0, |mask, (_, _, parts)| mask | parts)
     }
 
-    fn resolved(&self, _target: usize, key: &Key) -> Option<Standing> {
+    fn resolved(&self, _claim: &Claim, key: &Key) -> Option<Standing> {
         self.resolved.get(name(key)).copied()
     }
 }
@@ -83,7 +83,7 @@ fn claim(effect: Effect, at: u64) -> Claim {
     };
     let whole = row.map(|row| (Columns::from([0, 1, 2]), values(&[&row, "a", "b"])));
     let operation = Operation { target: 0, owner_before: 1, owner_after: 1, effect };
-    Claim { operation, whole, changed, knew: Lsn(10), at: Lsn(at) }
+    Claim { operation, whole, changed, knew: Lsn(10), at: Lsn(at), from: None }
 }
 
 fn judge(standing: Standing, facts: &Rows, claims: Vec<Claim>) -> Outcome {

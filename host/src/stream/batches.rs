@@ -284,12 +284,9 @@ impl Batches {
     }
 
     async fn lift_all(&mut self, changes: &[Placed]) -> Result<Lifted, Fault> {
-        match self.decides {
-            false => self.lifting.lift(changes, &self.relations, self.assembler.one_by_one).await.map(Lifted::Sets),
-            true => {
-                let parts = self.assembler.notebook.as_ref().map(|(notebook, _)| notebook.parts().clone());
-                self.lifting.claims(changes, &self.relations, &parts.unwrap_or_default()).await.map(Lifted::Claims)
-            }
+        match self.assembler.notebook.as_ref().filter(|_| self.decides) {
+            None => self.lifting.lift(changes, &self.relations, self.assembler.one_by_one).await.map(Lifted::Sets),
+            Some((notebook, _)) => self.lifting.claims(changes, &self.relations, notebook).await.map(Lifted::Claims),
         }
     }
 }
