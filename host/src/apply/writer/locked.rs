@@ -139,7 +139,11 @@ impl Writer<'_> {
     pub(super) async fn keep_recent(&mut self, position: Lsn, recent: &Recent) -> Outcome<()> {
         let statement = match self.statements.get(self.client, RECENT.to_owned()).await {
             Ok(statement) => statement,
-            Err(error) => return Err(fault::written(&error, self.strict)),
+            Err(error) => {
+                // In a transaction that has failed nothing can be prepared: what failed before says why.
+                self.check_all().await?;
+                return Err(fault::written(&error, self.strict));
+            }
         };
         let text = |text: &str| Ready(Bytes::copy_from_slice(text.as_bytes()));
         let parameters = vec![
