@@ -42,6 +42,8 @@ pub struct Decided {
     pub conflicts: u64,
     /// Both sides had done the same.
     pub agreements: u64,
+    /// Not written because of a unique value that another row holds, and recorded as open.
+    pub open: u64,
 }
 
 /// How far the copy of one source table is.

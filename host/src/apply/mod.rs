@@ -7,6 +7,7 @@ mod bound;
 pub mod checkpoint;
 pub mod chunk;
 pub mod compare;
+pub mod conflict;
 pub mod copy_in;
 mod elements;
 pub mod encode;

@@ -11,7 +11,9 @@
 //! after a COMMIT that did, and that one made everything before it durable as well (L1). After any problem the writer
 //! is of no more use; the link starts again from the checkpoint (L2).
 
+mod attempt;
 mod locked;
+mod recorded;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -28,7 +30,8 @@ use super::checkpoint::{self, Counters};
 use super::encode::Ready;
 use super::statement::Statements;
 use super::{LinkIdentity, fault};
-pub use locked::{Lost, Recent, other_link_silent};
+pub use locked::{Recent, other_link_silent};
+pub use recorded::{Lost, LostFrom};
 
 use crate::delta::{Set, SetKind};
 use crate::lsn::Lsn;

@@ -16,9 +16,11 @@ mod decided;
 pub mod keyed;
 pub mod lifting;
 pub mod notes;
+mod parked;
 mod reader;
 pub mod relations;
 pub mod seen;
+pub mod settled;
 mod write;
 
 use std::sync::Arc;

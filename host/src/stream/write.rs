@@ -10,6 +10,7 @@ use crate::lsn::Lsn;
 use crate::plan::Plan;
 use crate::problem::Outcome;
 
+use super::parked::AGAIN;
 use super::{Deciding, End, Work, now_us};
 
 /// The writing end. `None`: the lifter ended without a word, because the reader did.
@@ -27,7 +28,16 @@ pub(super) async fn write(
             Err(_) => {
                 let position = writer.settle().await?;
                 target.publish(position, &mut closings);
-                work.recv().await
+                match target.deciding.as_deref_mut().filter(|deciding| deciding.has_parked()) {
+                    None => work.recv().await,
+                    Some(deciding) => match tokio::time::timeout(AGAIN, work.recv()).await {
+                        Ok(next) => next,
+                        Err(_) => {
+                            deciding.retry(&mut writer, target.plan).await?;
+                            continue;
+                        }
+                    },
+                }
             }
         };
         match next {
