@@ -14,8 +14,10 @@ pub mod encode;
 pub mod fault;
 pub mod keys;
 pub mod mirror;
+pub mod readiness;
 pub mod schema;
 pub mod statement;
+pub mod trial;
 pub mod writer;
 
 use crate::lsn::Lsn;

@@ -138,7 +138,8 @@ const HOLD: &str = "UPDATE falkirk.checkpoint SET updated_at = now() \
 
 const ADVANCE: &str = "UPDATE falkirk.checkpoint SET position = $5::pg_lsn, committed_at = $6::timestamptz, artifact = $7::text, \
     transactions = transactions + $8::int8, inserted = inserted + $9::int8, updated = updated + $10::int8, \
-    deleted = deleted + $11::int8, context = greatest(context, $12::pg_lsn), updated_at = now() \
+    deleted = deleted + $11::int8, context = greatest(context, $12::pg_lsn), agreements = agreements + $13::int8, \
+    updated_at = now() \
     WHERE migration = $1::text AND link = $2::text AND epoch = $3::int8 AND position = $4::pg_lsn";
 
 impl<'c> Writer<'c> {
@@ -355,6 +356,7 @@ impl<'c> Writer<'c> {
             parameters.push(number(count));
         }
         parameters.push(number(closing.context.0 as i64));
+        parameters.push(number(counters.agreements));
         let statement = self.advance.clone();
         self.send(Expected::Checkpoint, statement, parameters);
     }

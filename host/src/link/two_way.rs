@@ -7,14 +7,18 @@ use crate::apply::conflict;
 use crate::delta::decide::Standing;
 use crate::marker::Link;
 use crate::names::TableName;
+use crate::pg::catalog;
 use crate::pg::session::Session;
 use crate::plan::parts::Parts;
 use crate::plan::{Output, Plan, Source, Target};
 use crate::problem::{Blame, Outcome, Problem};
+use crate::stream::keyed::Keyed;
 use crate::stream::notes::Notebook;
 use crate::stream::seen::from_bytes;
 use crate::stream::settled::Settled;
+use crate::stream::trial::{State, Trial};
 use crate::stream::{Deciding, Part, TwoWay};
+use crate::transform::Guest;
 
 use super::{Open, Pair};
 
@@ -28,12 +32,33 @@ impl Open<'_> {
             Link::Backward => Parts::new(back, &self.plan).backward,
         };
         let notebook = Notebook::new(&self.plan, back, parts);
+        let link = self.identity.link;
         let part = match (pair.applies, pair.other_applies) {
-            (false, _) => Part::Watches,
+            (false, _) => Part::Watches(self.trial(link).await?),
             (true, false) => Part::Applies,
             (true, true) => Part::Decides(Box::new(self.deciding(pair, &notebook, checkpoint).await?)),
         };
         Ok(Some(TwoWay { notebook, seen: pair.seen.clone(), part }))
+    }
+
+    /// What a link that watches tries out.
+    async fn trial(&self, link: Link) -> Outcome<Option<Box<Trial>>> {
+        let settings = &self.context.settings;
+        if settings.trial_share <= 0.0 {
+            return Ok(None);
+        }
+        let guest = self.context.artifact.as_ref();
+        let guest = guest.map(|artifact| Guest::new(artifact.clone(), link.into(), settings.limits));
+        let ends = (&settings.source().address, &settings.target().address);
+        Ok(Some(Box::new(Trial {
+            plan: self.plan.clone(),
+            guest,
+            keyed: Keyed::connect_to_read(ends, &self.plan, &settings.name, link).await?,
+            catalog: catalog::read(&self.target).await?,
+            address: settings.target().address.clone(),
+            share: settings.trial_share,
+            state: State::default(),
+        })))
     }
 
     async fn deciding(&self, pair: &Pair, notebook: &Notebook, checkpoint: &Checkpoint) -> Outcome<Deciding> {

@@ -145,6 +145,7 @@ impl Deciding {
         };
         let lost: Vec<Lost> = decided.conflicts.iter().map(|conflict| self.lost(plan, conflict)).collect();
         writer.record(&lost).await?;
+        writer.agree(decided.agreements);
         live.send_modify(|live| {
             live.decided.conflicts += lost.len() as u64;
             live.decided.agreements += decided.agreements;

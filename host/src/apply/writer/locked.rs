@@ -86,6 +86,13 @@ impl Writer<'_> {
         Ok(there)
     }
 
+    /// Counts changes of the open transaction that left nothing to write.
+    pub fn agree(&mut self, agreements: u64) {
+        if let Some(open) = &mut self.open {
+            open.counters.agreements += agreements as i64;
+        }
+    }
+
     /// Lets go of an open transaction: nothing of it was written.
     pub async fn abandon(&mut self) -> Outcome<()> {
         self.sent.clear();
