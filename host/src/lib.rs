@@ -26,6 +26,7 @@ pub mod transform;
 pub mod check;
 pub mod clean;
 pub mod config;
+pub mod conflicts;
 pub mod copy;
 pub mod link;
 pub mod sequences;

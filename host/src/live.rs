@@ -33,6 +33,30 @@ pub struct Waiting {
     pub transactions: u64,
     /// Changes by table.
     pub changes: BTreeMap<TableName, u64>,
+    /// How their rows would fare in the target, by table.
+    pub trials: BTreeMap<TableName, Trial>,
+}
+
+/// How the rows of one table would fare if the link applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trial {
+    /// Rows that were led through the transform and held against the target.
+    pub tried: u64,
+    /// Rows that could not be, because a database did not answer.
+    pub skipped: u64,
+    /// Rows that would not fit.
+    pub unfit_rows: u64,
+    /// Why: by reason and by the column or constraint that says so.
+    pub reasons: BTreeMap<(String, String), Unfit>,
+}
+
+/// Rows that would not fit for one reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unfit {
+    /// How many.
+    pub rows: u64,
+    /// The keys of some, as JSON.
+    pub sample: Vec<String>,
 }
 
 /// How changes fared that the other side had changed as well.
@@ -42,6 +66,8 @@ pub struct Decided {
     pub conflicts: u64,
     /// Both sides had done the same.
     pub agreements: u64,
+    /// Not written because of a unique value that another row holds, and recorded as open.
+    pub open: u64,
 }
 
 /// How far the copy of one source table is.

@@ -1,23 +1,28 @@
-//! Where the link stands, read from both databases: the running host is not asked.
+//! Where the links stand, read from both databases: the running host is not asked. Keys of rows are shown only to those
+//! who ask for them.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::apply::checkpoint::{self, Phase};
 use crate::apply::chunk;
 use crate::config::Settings;
 use crate::lsn::Lsn;
+use crate::marker::row_digest;
+use crate::names::{TableName, quote_text};
 use crate::pg::facts;
 use crate::pg::session::Session;
 use crate::problem::{Blame, Outcome};
 
 /// The state of one link. Units stand last in the names.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Status {
     /// The migration.
     pub migration: String,
     /// The direction.
     pub link: &'static str,
-    /// `not started`, `preparing`, `copying` or `streaming`.
+    /// Whether it writes its target, or only watches its source.
+    pub applies: bool,
+    /// `not started`, `preparing`, `copying`, `streaming` or `watching`.
     pub phase: &'static str,
     /// Whether a reader of the target may see half of what the source holds: true until the copy has ended (L4).
     pub consistent: bool,
@@ -45,6 +50,10 @@ pub struct Status {
     pub updated_rows: i64,
     /// Rows deleted by the stream.
     pub deleted_rows: i64,
+    /// Changes of which the other side had made the same.
+    pub agreements: i64,
+    /// Changes that were not written because of what the other side had done.
+    pub conflicts: Conflicts,
     /// The artifact that wrote last.
     pub artifact: String,
     /// The state of the slot's log: `reserved`, `extended`, `unreserved`, `lost`; `missing` without a slot.
@@ -55,10 +64,78 @@ pub struct Status {
     pub problem: Option<String>,
     /// What should be looked at.
     pub warnings: Vec<String>,
+    /// For a link that watches: what it has seen of its source's own changes, and whether its target could hold them.
+    pub readiness: Option<Readiness>,
+    /// The other link, if there is one.
+    pub other: Option<Box<Status>>,
 }
 
-/// Reads the state.
-pub async fn status(settings: &Settings) -> Outcome<Status> {
+/// Conflicts by state; `falkirk conflicts list` names them.
+#[derive(Debug, Default, Serialize)]
+pub struct Conflicts {
+    /// By the policy.
+    pub decided: i64,
+    /// By nobody yet.
+    pub open: i64,
+    /// By an operator, or by the application itself.
+    pub resolved: i64,
+}
+
+/// What a link that watches has found.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Readiness {
+    /// When it was noted.
+    #[serde(default)]
+    pub at: String,
+    /// The commit position of the first change of the source's own.
+    pub since: Option<String>,
+    /// Its transactions since then; all of them wait for the link to apply.
+    pub transactions: u64,
+    /// Table by table.
+    pub tables: Vec<WatchedTable>,
+}
+
+/// What the source's own application has changed in one table.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WatchedTable {
+    /// The table.
+    pub table: TableName,
+    /// Its changes.
+    pub changes: u64,
+    /// Rows that were led through the transform and held against the target as it stands.
+    pub tried_rows: u64,
+    /// Rows that could not be tried.
+    pub skipped_rows: u64,
+    /// Rows that the target could not hold.
+    pub unfit_rows: u64,
+    /// Why not.
+    pub unfit: Vec<UnfitRows>,
+}
+
+/// Rows that the target could not hold for one reason.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct UnfitRows {
+    /// `NOT_NULL`, `VALUE`, `TOO_LONG`, `UNIQUE`, `FOREIGN_KEY`, or the code that the transform's fault has.
+    pub reason: String,
+    /// The column or constraint.
+    pub name: String,
+    /// How many.
+    pub rows: u64,
+    /// Some of them: digests, or keys if they were asked for.
+    pub keys: Vec<serde_json::Value>,
+}
+
+/// Reads the state of the links: the one that copies, with the other one in it. `values`: keys of rows as they are.
+pub async fn status(settings: &Settings, values: bool) -> Outcome<Status> {
+    let origin = settings.origin();
+    let mut status = link_status(&settings.seen_from(origin), values).await?;
+    if settings.two_way() {
+        status.other = Some(Box::new(link_status(&settings.seen_from(origin.other()), values).await?));
+    }
+    Ok(status)
+}
+
+async fn link_status(settings: &Settings, values: bool) -> Outcome<Status> {
     let source = Session::connect_blaming(&settings.source().address, Blame::Source, "status").await?;
     let target = Session::connect_blaming(&settings.target().address, Blame::Target, "status").await?;
     let now: Lsn = source.one("SELECT pg_current_wal_lsn()").await?.number(0)?;
@@ -66,29 +143,70 @@ pub async fn status(settings: &Settings) -> Outcome<Status> {
     let mut status = Status {
         migration: settings.name.clone(),
         link: settings.link.name(),
+        applies: settings.applies(settings.link),
         phase: "not started",
-        consistent: false,
         running: slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()),
-        host: String::new(),
-        checkpoint: None,
         source_position: now.to_string(),
-        lag_bytes: 0,
-        lag_seconds: 0.0,
-        chunks: (0, 0),
-        copied_rows: 0,
-        transactions: 0,
-        inserted_rows: 0,
-        updated_rows: 0,
-        deleted_rows: 0,
-        artifact: String::new(),
         slot: slot.as_ref().map_or("missing".into(), |slot| slot.wal_status.clone().unwrap_or_default()),
         retained_wal_bytes: slot.as_ref().and_then(|slot| slot.retained_bytes).unwrap_or(0),
-        problem: None,
-        warnings: Vec::new(),
+        ..Status::default()
     };
     read_target(settings, &target, now, &mut status).await?;
+    if status.checkpoint.is_some() {
+        status.conflicts = conflicts(settings, &target).await?;
+    }
+    if status.phase == "watching" {
+        status.readiness = readiness(settings, &target, values).await?;
+    }
     warn(settings, &mut status);
     Ok(status)
+}
+
+async fn conflicts(settings: &Settings, target: &Session) -> Outcome<Conflicts> {
+    let mut conflicts = Conflicts::default();
+    let counted = format!(
+        "SELECT state, count(*) FROM falkirk.conflict WHERE migration = {} AND link = '{}' GROUP BY state",
+        quote_text(&settings.name),
+        settings.link
+    );
+    for row in target.rows(&counted).await? {
+        let count = row.number(1)?;
+        match row.get(0) {
+            Some("decided") => conflicts.decided = count,
+            Some("open") => conflicts.open = count,
+            _ => conflicts.resolved = count,
+        }
+    }
+    Ok(conflicts)
+}
+
+async fn readiness(settings: &Settings, target: &Session, values: bool) -> Outcome<Option<Readiness>> {
+    // A host of an older version kept none.
+    if !target.one("SELECT to_regclass('falkirk.readiness') IS NOT NULL").await?.flag(0)? {
+        return Ok(None);
+    }
+    let kept = format!(
+        "SELECT report::text, to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') FROM falkirk.readiness \
+         WHERE migration = {} AND link = '{}'",
+        quote_text(&settings.name),
+        settings.link
+    );
+    let rows = target.rows(&kept).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let mut readiness: Readiness = row.json(0)?;
+    readiness.at = row.text(1)?;
+    if !values {
+        for WatchedTable { table, unfit, .. } in &mut readiness.tables {
+            unfit.iter_mut().flat_map(|unfit| &mut unfit.keys).for_each(|key| *key = hidden(table, key).into());
+        }
+    }
+    Ok(Some(readiness))
+}
+
+/// The beginning of the digest by which a row is known everywhere.
+fn hidden(table: &TableName, key: &serde_json::Value) -> String {
+    let parts = key.as_object().into_iter().flatten().filter_map(|(_, value)| value.as_str());
+    format!("#{:08x}", row_digest(table, parts.map(str::as_bytes)) >> 96)
 }
 
 async fn read_target(settings: &Settings, target: &Session, now: Lsn, status: &mut Status) -> Outcome<()> {
@@ -99,7 +217,10 @@ async fn read_target(settings: &Settings, target: &Session, now: Lsn, status: &m
     let (client, link) = (target.client(), settings.link);
     let Some(checkpoint) = checkpoint::load(client, &settings.name, link).await? else { return Ok(()) };
     let chunks = chunk::list(client, &settings.name, link).await?;
-    status.phase = checkpoint.phase.name();
+    status.phase = match (checkpoint.phase, status.applies) {
+        (Phase::Streaming, false) => "watching",
+        (phase, _) => phase.name(),
+    };
     status.consistent = checkpoint.phase == Phase::Streaming;
     status.host = checkpoint.host;
     status.checkpoint = Some(checkpoint.position.to_string());
@@ -111,6 +232,7 @@ async fn read_target(settings: &Settings, target: &Session, now: Lsn, status: &m
     status.inserted_rows = counters.inserted;
     status.updated_rows = counters.updated;
     status.deleted_rows = counters.deleted;
+    status.agreements = counters.agreements;
     status.artifact = checkpoint.artifact;
     if let (Some(committed_us), true) = (checkpoint.committed_at_us, status.lag_bytes > 0) {
         let age = target
@@ -129,6 +251,23 @@ fn warn(settings: &Settings, status: &mut Status) {
         status.warnings.push(format!(
             "the source keeps {} MiB of log for the slot: let the host run, or `falkirk clean` if the migration is over",
             status.retained_wal_bytes >> 20
+        ));
+    }
+    if let Some(readiness) = status.readiness.as_ref().filter(|readiness| readiness.since.is_some()) {
+        let tables = readiness.tables.iter().map(|table| format!("{} {}", table.table, table.changes));
+        let (source, target) = (settings.source_name(), settings.target_name());
+        status.warnings.push(format!(
+            "a second writer: {source} has changes of its own that do not reach {target} ({}); they wait for direction = \
+             \"both\" or \"{}\"",
+            tables.collect::<Vec<_>>().join(", "),
+            settings.link
+        ));
+    }
+    if status.conflicts.open > 0 {
+        status.warnings.push(format!(
+            "{} conflicts are open on {}: `falkirk conflicts list --state open`",
+            status.conflicts.open,
+            settings.target_name()
         ));
     }
     match status.slot.as_str() {

@@ -330,7 +330,8 @@ async fn record(settings: &Settings, problems: &[Problem]) {
     let _ = checkpoint::record_problem(session.client(), &settings.name, settings.link, problem).await;
 }
 
-fn host_name() -> String {
+/// This machine and process, for whoever asks who did something.
+pub fn host_name() -> String {
     let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     format!("{} (process {})", name.unwrap_or_else(|| "unknown".to_owned()), std::process::id())
 }

@@ -24,6 +24,7 @@ struct Rows {
     there: Vec<&'static str>,
     changed: Vec<(&'static str, u64, u64)>,
     resolved: HashMap<&'static str, Standing>,
+    parked: Vec<&'static str>,
 }
 
 fn name(key: &Key) -> &str {
@@ -41,8 +42,12 @@ impl Facts for Rows {
         later.fold(0, |mask, (_, _, parts)| mask | parts)
     }
 
-    fn resolved(&self, _target: usize, key: &Key) -> Option<Standing> {
+    fn resolved(&self, _claim: &Claim, key: &Key) -> Option<Standing> {
         self.resolved.get(name(key)).copied()
+    }
+
+    fn parked(&self, _target: usize, key: &Key) -> bool {
+        self.parked.contains(&name(key))
     }
 }
 
@@ -83,7 +88,7 @@ fn claim(effect: Effect, at: u64) -> Claim {
     };
     let whole = row.map(|row| (Columns::from([0, 1, 2]), values(&[&row, "a", "b"])));
     let operation = Operation { target: 0, owner_before: 1, owner_after: 1, effect };
-    Claim { operation, whole, changed, knew: Lsn(10), at: Lsn(at) }
+    Claim { operation, whole, changed, knew: Lsn(10), at: Lsn(at), from: None }
 }
 
 fn judge(standing: Standing, facts: &Rows, claims: Vec<Claim>) -> Outcome {
@@ -257,6 +262,25 @@ fn counter_example_21_where_nobody_wins_a_conflict_stops_until_an_operator_decid
     facts.resolved.insert("x", Standing::Yields);
     let yielded = judge(Standing::Stops, &facts, claims());
     assert_eq!((yielded.operations.len(), yielded.conflicts.len(), yielded.verdict), (2, 1, None));
+}
+
+#[test]
+fn counter_example_35_a_change_of_a_parked_row_tries_the_whole_row_again() {
+    for standing in [Standing::Wins, Standing::Yields, Standing::Stops] {
+        let facts = Rows { parked: vec!["x"], ..there(&["y"]) };
+        assert_eq!(effects(&one(standing, &facts, patch("x", &[1]))), [insert("x")]);
+        assert_eq!(effects(&one(standing, &facts, rekey("x", "z"))), [insert("z")]);
+        assert_eq!(one(standing, &facts, delete("x")).agreements, 1);
+    }
+    let facts = Rows { parked: vec!["x"], ..changed(&[], "x", 15, ALL) };
+    let outcome = one(Standing::Yields, &facts, patch("x", &[1]));
+    assert_eq!((outcome.operations.len(), outcome.conflicts.len()), (0, 1), "the target's application made one since");
+}
+
+#[test]
+fn counter_example_21_of_a_row_that_is_gone_the_whole_of_the_losers_is_recorded() {
+    let gone = one(Standing::Yields, &changed(&[], "x", 15, ALL), patch("x", &[1]));
+    assert_eq!((gone.conflicts[0].lost, &*gone.conflicts[0].columns), (Lost::Patch, &[0, 1, 2][..]));
 }
 
 #[test]

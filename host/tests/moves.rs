@@ -214,7 +214,11 @@ fn lead(
             let mut operations = Vec::new();
             lifter.lift(source, &plan.sources[source], &plan.targets, event, (None, None), &mut operations).unwrap();
             for operation in operations {
-                moves.push(Lsn(at as u64), Lifted { change: 0, operation, whole: None, changed: 0 }, &mut fold);
+                moves.push(
+                    Lsn(at as u64),
+                    Lifted { change: 0, operation, whole: None, changed: 0, from: None },
+                    &mut fold,
+                );
             }
         }
     }

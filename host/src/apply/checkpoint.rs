@@ -55,6 +55,8 @@ pub struct Counters {
     pub deleted: i64,
     /// Rows written by the copy; known once it has ended.
     pub copied: i64,
+    /// Changes that the other side had made as well: nothing was left to write.
+    pub agreements: i64,
 }
 
 impl std::ops::AddAssign for Counters {
@@ -64,6 +66,7 @@ impl std::ops::AddAssign for Counters {
         self.updated += more.updated;
         self.deleted += more.deleted;
         self.copied += more.copied;
+        self.agreements += more.agreements;
     }
 }
 
@@ -111,7 +114,8 @@ const SELECT: &str = "SELECT epoch, position, \
     (extract(epoch FROM committed_at) * 1000000)::int8 - 946684800000000, \
     source_system_id, source_timeline, source_database, slot, slot_created_at, phase, artifact, host, \
     transactions, inserted, updated, deleted, copied, \
-    (extract(epoch FROM updated_at) * 1000000)::int8 - 946684800000000, context \
+    (extract(epoch FROM updated_at) * 1000000)::int8 - 946684800000000, context, \
+    coalesce((to_jsonb(checkpoint) ->> 'agreements')::int8, 0) \
     FROM falkirk.checkpoint WHERE migration = $1 AND link = $2";
 
 fn read(row: &Row) -> Checkpoint {
@@ -136,6 +140,7 @@ fn read(row: &Row) -> Checkpoint {
             updated: row.get(13),
             deleted: row.get(14),
             copied: row.get(15),
+            agreements: row.get(18),
         },
         updated_at_us: row.get(16),
         context: lsn(17),

@@ -7,14 +7,17 @@ mod bound;
 pub mod checkpoint;
 pub mod chunk;
 pub mod compare;
+pub mod conflict;
 pub mod copy_in;
 mod elements;
 pub mod encode;
 pub mod fault;
 pub mod keys;
 pub mod mirror;
+pub mod readiness;
 pub mod schema;
 pub mod statement;
+pub mod trial;
 pub mod writer;
 
 use crate::lsn::Lsn;

@@ -9,8 +9,13 @@ use crate::marker::MigrationId;
 use crate::problem::{Blame, Outcome, Problem};
 
 /// The steps from nothing to the present version, each with the version that it makes; each is run once, in order.
-const STEPS: &[(usize, &str)] =
-    &[(1, include_str!("schema.sql")), (2, include_str!("schema_2.sql")), (3, include_str!("schema_3.sql"))];
+const STEPS: &[(usize, &str)] = &[
+    (1, include_str!("schema.sql")),
+    (2, include_str!("schema_2.sql")),
+    (3, include_str!("schema_3.sql")),
+    (4, include_str!("schema_4.sql")),
+    (5, include_str!("schema_5.sql")),
+];
 
 /// Serializes hosts that start at the same time; any fixed number that nobody else uses.
 const LOCK: i64 = 0x66_616c_6b69_726b;

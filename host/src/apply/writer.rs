@@ -11,7 +11,9 @@
 //! after a COMMIT that did, and that one made everything before it durable as well (L1). After any problem the writer
 //! is of no more use; the link starts again from the checkpoint (L2).
 
+mod attempt;
 mod locked;
+mod recorded;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -28,7 +30,8 @@ use super::checkpoint::{self, Counters};
 use super::encode::Ready;
 use super::statement::Statements;
 use super::{LinkIdentity, fault};
-pub use locked::{Lost, Recent, other_link_silent};
+pub use locked::{Recent, other_link_silent};
+pub use recorded::{Lost, LostFrom};
 
 use crate::delta::{Set, SetKind};
 use crate::lsn::Lsn;
@@ -135,7 +138,8 @@ const HOLD: &str = "UPDATE falkirk.checkpoint SET updated_at = now() \
 
 const ADVANCE: &str = "UPDATE falkirk.checkpoint SET position = $5::pg_lsn, committed_at = $6::timestamptz, artifact = $7::text, \
     transactions = transactions + $8::int8, inserted = inserted + $9::int8, updated = updated + $10::int8, \
-    deleted = deleted + $11::int8, context = greatest(context, $12::pg_lsn), updated_at = now() \
+    deleted = deleted + $11::int8, context = greatest(context, $12::pg_lsn), agreements = agreements + $13::int8, \
+    updated_at = now() \
     WHERE migration = $1::text AND link = $2::text AND epoch = $3::int8 AND position = $4::pg_lsn";
 
 impl<'c> Writer<'c> {
@@ -352,6 +356,7 @@ impl<'c> Writer<'c> {
             parameters.push(number(count));
         }
         parameters.push(number(closing.context.0 as i64));
+        parameters.push(number(counters.agreements));
         let statement = self.advance.clone();
         self.send(Expected::Checkpoint, statement, parameters);
     }

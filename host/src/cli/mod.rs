@@ -6,6 +6,7 @@
 mod build;
 mod check;
 mod clean;
+mod conflicts;
 mod demo;
 mod run;
 mod status;
@@ -53,6 +54,8 @@ enum Command {
     Clean(clean::Clean),
     /// Compare both sides through the transform, while nobody writes.
     Verify(verify::Verify),
+    /// Show what both sides changed at once, how it was decided, and decide otherwise.
+    Conflicts(conflicts::Conflicts),
     /// Watch the whole story on two private servers that are removed afterwards.
     Demo(demo::Demo),
     /// Build a Rust transform into a component.
@@ -109,6 +112,7 @@ pub async fn main() -> ExitCode {
         Command::Status(command) => command.run().await,
         Command::Clean(command) => command.run().await,
         Command::Verify(command) => command.run().await,
+        Command::Conflicts(command) => command.run().await,
         Command::Demo(command) => command.run().await,
         Command::Build(command) => command.run(),
     }

@@ -54,6 +54,8 @@ pub struct Settings {
     pub copy_chunk_bytes: u64,
     /// How many numbers lie at least between what the two sides' sequences hand out while both write.
     pub sequence_gap: i128,
+    /// The share of the watched side's changed rows that are tried for the way back, from 0 to 1.
+    pub trial_share: f64,
     /// Source log held back by the slot, in bytes, from which on a warning is given.
     pub retained_wal_warn_bytes: u64,
     /// What is legal and yet unwise.

@@ -68,6 +68,8 @@ pub(super) struct Written {
     #[serde(default)]
     sequences: Sequences,
     #[serde(default)]
+    rollback: RollbackTrial,
+    #[serde(default)]
     warn: Warn,
 }
 
@@ -156,6 +158,18 @@ impl Default for Sequences {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+struct RollbackTrial {
+    trial_share: f64,
+}
+
+impl Default for RollbackTrial {
+    fn default() -> Self {
+        RollbackTrial { trial_share: 1.0 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct Warn {
     retained_wal_mib: u64,
 }
@@ -193,6 +207,7 @@ const KEYS: &[&str] = &[
     "chunk_mib",
     "sequences",
     "gap_numbers",
+    "trial_share",
     "warn",
     "retained_wal_mib",
 ];
@@ -263,6 +278,7 @@ impl Written {
             copy_workers,
             copy_chunk_bytes: range("copy.chunk_mib", self.copy.chunk_mib, 1, 1_024)? << 20,
             sequence_gap: range("sequences.gap_numbers", self.sequences.gap_numbers, 100, 1 << 40)?.into(),
+            trial_share: share("rollback.trial_share", self.rollback.trial_share)?,
             retained_wal_warn_bytes: range("warn.retained_wal_mib", self.warn.retained_wal_mib, 1, 1 << 24)? << 20,
             warnings,
         })
@@ -278,6 +294,13 @@ fn range(name: &str, value: u64, least: u64, most: u64) -> Outcome<u64> {
     match (least..=most).contains(&value) {
         true => Ok(value),
         false => Err(invalid(format!("{name} = {value} is out of range: it must be between {least} and {most}"))),
+    }
+}
+
+fn share(name: &str, value: f64) -> Outcome<f64> {
+    match (0.0..=1.0).contains(&value) {
+        true => Ok(value),
+        false => Err(invalid(format!("{name} = {value} is out of range: it must be between 0.0 and 1.0"))),
     }
 }
 

@@ -21,7 +21,10 @@
 //! row again: see [`Reassertion`].
 //!
 //! No decision depends on how source transactions were cut into batches (counter-example 31). What it cannot see: two
-//! rows of different keys that claim one unique value (counter-example 35); the statement fails.
+//! rows of different keys that claim one unique value (counter-example 35); the statement fails, and the row is parked:
+//! each of its later changes tries to write the whole of it.
+
+mod rows;
 
 use std::collections::HashMap;
 
@@ -30,6 +33,9 @@ use crate::delta::{Effect, Key, Operation, Whole};
 use crate::lsn::Lsn;
 use crate::plan::parts::{ALL, EXISTENCE};
 use crate::plan::{Columns, Target};
+
+pub use rows::key_of;
+use rows::{insert_key, joined, part_of, select, unexpected};
 
 /// An operation that a source's change asks for, and what that change knew of the target.
 ///
@@ -50,6 +56,9 @@ pub struct Claim {
     pub knew: Lsn,
     /// The commit position of the change in the source.
     pub at: Lsn,
+    /// The source row: position in `Plan::sources`, and the key by which the other link finds it. `None` if that link
+    /// never writes the table.
+    pub from: Option<(usize, Key)>,
 }
 
 /// What a target says about its rows, as they stand locked at the start of the target transaction.
@@ -62,9 +71,14 @@ pub trait Facts {
     /// decoded up to the moment of the lock.
     fn changed(&self, target: usize, key: &Key, after: Lsn) -> u64;
 
-    /// What an operator decided for this row under [`Standing::Stops`].
-    fn resolved(&self, _target: usize, _key: &Key) -> Option<Standing> {
+    /// What an operator decided for this claim on this row under [`Standing::Stops`].
+    fn resolved(&self, _claim: &Claim, _key: &Key) -> Option<Standing> {
         None
+    }
+
+    /// Whether the row is not there only because another one holds a unique value of it (counter-example 35).
+    fn parked(&self, _target: usize, _key: &Key) -> bool {
+        false
     }
 }
 
@@ -107,6 +121,8 @@ pub struct Conflict {
     pub knew: Lsn,
     /// The claim's `at`.
     pub at: Lsn,
+    /// The claim's `from`.
+    pub from: Option<(usize, Key)>,
 }
 
 /// A row of the target that the target's link has to send anew, because nothing on its way to the source undoes what
@@ -200,19 +216,6 @@ pub fn decide(rules: Rules<'_>, facts: &impl Facts, claims: Vec<Claim>) -> Outco
     judge.outcome
 }
 
-/// One reassertion a row, in the order of the first.
-fn joined(reassertions: Vec<Reassertion>) -> Vec<Reassertion> {
-    let mut rows: Vec<Reassertion> = Vec::new();
-    for reassertion in reassertions {
-        let same = |row: &&mut Reassertion| row.target == reassertion.target && row.key == reassertion.key;
-        match rows.iter_mut().find(same) {
-            Some(row) => row.parts |= reassertion.parts,
-            None => rows.push(reassertion),
-        }
-    }
-    rows
-}
-
 struct Judge<'p, F> {
     rules: Rules<'p>,
     facts: &'p F,
@@ -243,7 +246,7 @@ impl<F: Facts> Judge<'_, F> {
             Effect::Patch { key, .. } | Effect::Delete { key } | Effect::Rekey { from: key, .. } => key.clone(),
         };
         let standing = self.rules.standings[target];
-        let resolved = if standing == Standing::Stops { self.facts.resolved(target, &key) } else { None };
+        let resolved = if standing == Standing::Stops { self.facts.resolved(&claim, &key) } else { None };
         match resolved.unwrap_or(standing) {
             Standing::Wins => self.win(claim, key),
             Standing::Yields => self.yield_to(claim, key, false),
@@ -294,6 +297,14 @@ impl<F: Facts> Judge<'_, F> {
         let target = claim.operation.target;
         let here = self.exists(target, &key);
         let theirs = self.facts.changed(target, &key, claim.knew);
+        if !here
+            && self.facts.parked(target, &key)
+            && let Some((columns, values)) = claim.whole.clone()
+        {
+            let insert = part_of(&claim, Effect::Insert { columns, values });
+            let key = insert_key(&self.rules.targets[target], &insert);
+            return self.yield_to(Claim { whole: None, ..insert }, key, stops);
+        }
         match &claim.operation.effect {
             Effect::Insert { columns, values } if theirs != 0 => {
                 self.lose(&claim, key, Lost::Insert, (columns.clone(), values.clone()), stops)
@@ -371,7 +382,12 @@ impl<F: Facts> Judge<'_, F> {
     ) -> Judged {
         let target = claim.operation.target;
         let (knew, at) = (claim.knew, claim.at);
-        let conflict = Conflict { target, key: key.clone(), lost, columns, values, knew, at };
+        // Of a row that is gone, whoever takes the change after all needs everything.
+        let (columns, values) = match (&claim.whole, lost) {
+            (Some(whole), Lost::Patch) if !self.exists(target, &key) => whole.clone(),
+            _ => (columns, values),
+        };
+        let conflict = Conflict { target, key: key.clone(), lost, columns, values, knew, at, from: claim.from.clone() };
         if stops {
             return Err(Box::new(Verdict::Stop(conflict)));
         }
@@ -462,24 +478,4 @@ impl<F: Facts> Judge<'_, F> {
         let key = &self.rules.targets[target].key;
         select(columns, values, |column| !key.contains(column))
     }
-}
-
-/// The key among the columns and values of an insert.
-pub fn key_of(target: &Target, columns: &Columns, values: &[Datum]) -> Key {
-    let value = |column: &u16| columns.binary_search(column).ok().map(|at| values[at].clone());
-    target.key.iter().filter_map(value).collect()
-}
-
-fn select(columns: &Columns, values: &[Datum], wanted: impl Fn(&u16) -> bool) -> (Columns, Box<[Datum]>) {
-    let pairs = columns.iter().zip(values).filter(|(column, _)| wanted(column));
-    let (columns, values): (Vec<u16>, Vec<Datum>) = pairs.map(|(column, value)| (*column, value.clone())).unzip();
-    (columns.into(), values.into())
-}
-
-fn part_of(claim: &Claim, effect: Effect) -> Claim {
-    Claim { operation: Operation { effect, ..claim.operation.clone() }, ..claim.clone() }
-}
-
-fn unexpected(claim: &Claim, key: Key) -> Box<Verdict> {
-    Box::new(Verdict::Unexpected { target: claim.operation.target, key, at: claim.at })
 }

@@ -33,6 +33,8 @@ pub struct Lifted {
     pub whole: Option<Whole>,
     /// With both links on: the parts of the source row that its application changed (`delta::decide`).
     pub changed: u64,
+    /// With both links on: the source row, as in `delta::decide::Claim`.
+    pub from: Option<(usize, Key)>,
 }
 
 /// What the open transaction did to one row of a shared table: positions among its operations.

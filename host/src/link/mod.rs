@@ -9,6 +9,7 @@ mod gate;
 mod prepare;
 mod setup;
 mod two_way;
+mod watching;
 
 pub use prepare::prepare;
 
@@ -18,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::apply::checkpoint::{self, Phase};
 use crate::apply::writer::Writer;
-use crate::apply::{LinkIdentity, chunk};
+use crate::apply::{LinkIdentity, chunk, readiness};
 use crate::catalog::Shape;
 use crate::check::{self, Findings, Given};
 use crate::config::Settings;
@@ -153,6 +154,7 @@ impl Open<'_> {
         let (settings, identity) = (&self.context.settings, &self.identity);
         let client = self.target.client();
         checkpoint::clear_problem(client, &identity.migration, identity.link).await?;
+        readiness::forget(client, &identity.migration, identity.link).await?;
         let checkpoint =
             checkpoint::load(client, &identity.migration, identity.link).await?.ok_or_else(setup::vanished)?;
         match checkpoint.phase {
@@ -300,6 +302,8 @@ impl Open<'_> {
             lingers: self.context.pair.is_some(),
             two_way: self.two_way(&checkpoint).await?,
         };
-        stream::run(parts, stop, self.live).await
+        let applies = self.context.pair.as_ref().is_none_or(|pair| pair.applies);
+        let streaming = stream::run(parts, stop, self.live);
+        if applies { streaming.await } else { self.watched(streaming).await }
     }
 }

@@ -7,6 +7,7 @@ use crate::apply::checkpoint::{self, Phase};
 use crate::apply::schema;
 use crate::check::{self, Given};
 use crate::config::Settings;
+use crate::lsn::Lsn;
 use crate::pg::session::Session;
 use crate::plan::Source;
 use crate::problem::{Blame, Outcome, Problem};
@@ -32,7 +33,7 @@ pub async fn prepare(context: &Context) -> Result<(), Problems> {
     let Some(plan) = findings.plan.filter(|_| findings.problems.is_empty()) else { return Err(findings.problems) };
     one_id(settings, &source, &target).await.map_err(one)?;
     if known.is_some() {
-        return Ok(());
+        return other_is_open(settings, &source, &target).await.map_err(one);
     }
     nothing_written_yet(settings, &source).await.map_err(one)?;
     let shape = |source: &Source| Some((source.name.clone(), findings.source.tables.get(&source.name)?.shape()));
@@ -69,20 +70,31 @@ async fn nothing_written_yet(settings: &Settings, source: &Session) -> Outcome<(
     let other = checkpoint::load(source.client(), &settings.name, settings.link.other()).await?;
     match other.filter(|other| other.phase != Phase::Preparing) {
         None => Ok(()),
-        Some(other) => Err(Problem::refuse(
-            Blame::Config,
-            "NO_WAY_BACK",
-            format!(
-                "the {} link has written {} without the {} link's slot: what its application changed since is not known",
-                settings.link.other(),
-                settings.source_name(),
-                settings.link
-            ),
-        )
-        .position(other.position)
-        .remedy(
-            "set rollback = \"none\" to go on in one direction only; for both, `falkirk clean` and start over with \
-             rollback = \"watch\"",
-        )),
+        Some(other) => Err(no_way_back(settings, other.position)),
     }
+}
+
+/// The link that copies nothing has run by itself before, and now the other one is to apply: it has no slot either.
+async fn other_is_open(settings: &Settings, source: &Session, target: &Session) -> Outcome<()> {
+    let other = checkpoint::load(source.client(), &settings.name, settings.link.other()).await?;
+    if other.is_some_and(|other| other.phase != Phase::Preparing) {
+        return Ok(());
+    }
+    let own = checkpoint::load(target.client(), &settings.name, settings.link).await?;
+    match own.filter(|own| own.counters.copied > 0 || own.counters.transactions > 0) {
+        None => Ok(()),
+        Some(own) => Err(no_way_back(&settings.seen_from(settings.link.other()), own.position)),
+    }
+}
+
+fn no_way_back(settings: &Settings, position: Lsn) -> Problem {
+    let (link, other, source) = (settings.link, settings.link.other(), settings.source_name());
+    let what = format!(
+        "the {other} link has written {source} without the {link} link's slot: what its application changed since is not \
+         known"
+    );
+    Problem::refuse(Blame::Config, "NO_WAY_BACK", what).position(position).remedy(
+        "set rollback = \"none\" to go on in one direction only; for both, `falkirk clean` and start over with \
+         rollback = \"watch\"",
+    )
 }

@@ -3,16 +3,22 @@
 use std::collections::BTreeSet;
 
 use crate::apply::checkpoint::{self, Checkpoint};
+use crate::apply::conflict;
 use crate::delta::decide::Standing;
 use crate::marker::Link;
 use crate::names::TableName;
+use crate::pg::catalog;
 use crate::pg::session::Session;
-use crate::plan::parts::{LinkParts, Parts};
+use crate::plan::parts::Parts;
 use crate::plan::{Output, Plan, Source, Target};
 use crate::problem::{Blame, Outcome, Problem};
+use crate::stream::keyed::Keyed;
 use crate::stream::notes::Notebook;
 use crate::stream::seen::from_bytes;
+use crate::stream::settled::Settled;
+use crate::stream::trial::{State, Trial};
 use crate::stream::{Deciding, Part, TwoWay};
+use crate::transform::Guest;
 
 use super::{Open, Pair};
 
@@ -25,16 +31,37 @@ impl Open<'_> {
             Link::Forward => Parts::new(&self.plan, back).forward,
             Link::Backward => Parts::new(back, &self.plan).backward,
         };
-        let part = match (pair.applies, pair.other_applies) {
-            (false, _) => Part::Watches,
-            (true, false) => Part::Applies,
-            (true, true) => Part::Decides(Box::new(self.deciding(pair, parts.clone(), checkpoint).await?)),
-        };
         let notebook = Notebook::new(&self.plan, back, parts);
+        let link = self.identity.link;
+        let part = match (pair.applies, pair.other_applies) {
+            (false, _) => Part::Watches(self.trial(link).await?),
+            (true, false) => Part::Applies,
+            (true, true) => Part::Decides(Box::new(self.deciding(pair, &notebook, checkpoint).await?)),
+        };
         Ok(Some(TwoWay { notebook, seen: pair.seen.clone(), part }))
     }
 
-    async fn deciding(&self, pair: &Pair, parts: LinkParts, checkpoint: &Checkpoint) -> Outcome<Deciding> {
+    /// What a link that watches tries out.
+    async fn trial(&self, link: Link) -> Outcome<Option<Box<Trial>>> {
+        let settings = &self.context.settings;
+        if settings.trial_share <= 0.0 {
+            return Ok(None);
+        }
+        let guest = self.context.artifact.as_ref();
+        let guest = guest.map(|artifact| Guest::new(artifact.clone(), link.into(), settings.limits));
+        let ends = (&settings.source().address, &settings.target().address);
+        Ok(Some(Box::new(Trial {
+            plan: self.plan.clone(),
+            guest,
+            keyed: Keyed::connect_to_read(ends, &self.plan, &settings.name, link).await?,
+            catalog: catalog::read(&self.target).await?,
+            address: settings.target().address.clone(),
+            share: settings.trial_share,
+            state: State::default(),
+        })))
+    }
+
+    async fn deciding(&self, pair: &Pair, notebook: &Notebook, checkpoint: &Checkpoint) -> Outcome<Deciding> {
         let (settings, link) = (&self.context.settings, self.identity.link);
         // What the other link noted before this host started; what came since is in memory.
         let source = Session::connect_blaming(&settings.source().address, Blame::Source, "recent").await?;
@@ -42,10 +69,20 @@ impl Open<'_> {
         for (at, note) in recent.iter().flat_map(|bytes| from_bytes(bytes)) {
             pair.theirs.note(at, &[note]);
         }
+        let target = self.target.client();
+        let own = conflict::resolutions(target, &settings.name, link).await?;
+        let others = conflict::resolutions(source.client(), &settings.name, link.other()).await?;
+        let parked = conflict::parked(target, &settings.name, link).await?;
+        let names =
+            |(source, key): (&Source, &[usize])| key.iter().map(|at| source.columns[*at].name.clone()).collect();
+        let keys = self.plan.sources.iter().enumerate();
+        let source_keys = keys.map(|(at, source)| Some(names((source, notebook.key_of(at)?)))).collect();
         let nudge = Session::connect_blaming(&settings.target().address, Blame::Target, "nudge").await?;
         Ok(Deciding {
             standings: self.standings()?,
-            parts,
+            parts: notebook.parts().clone(),
+            source_keys,
+            settled: Settled::new(link, &own, &others, parked),
             target_name: settings.target_name(),
             theirs: pair.theirs.clone(),
             nudge,

@@ -22,6 +22,7 @@ use super::lifting::{Fault, Lifting};
 use super::reader::{self, Item};
 use super::relations::Relations;
 use super::seen::to_bytes;
+use super::trial::Trial;
 use super::{End, Filter, Work, now_us};
 
 /// An idle link writes its position down after this time,
@@ -47,6 +48,8 @@ pub(super) struct Batches {
     pub(super) decides: bool,
     /// Nothing is handed on: own changes of the source are only counted.
     pub(super) held: Option<Waiting>,
+    /// What is held is tried, so that somebody knows whether it could be applied.
+    pub(super) trial: Option<Box<Trial>>,
     /// The last position that was handed to the writer, and when.
     pub(super) written: Lsn,
     pub(super) written_at: Instant,
@@ -191,6 +194,9 @@ impl Batches {
                 // What the other link wrote shows in this one's mirrors, and keeps nothing from going on.
                 Some(held) if held.since.is_some() || collected.changes.iter().any(|placed| !placed.echo) => {
                     hold(held, &collected);
+                    if let Some(trial) = &mut self.trial {
+                        held.trials = trial.take(&collected.changes, &self.relations).await;
+                    }
                     Work::Held(held.clone())
                 }
                 Some(_) | None => self.lift(collected).await,
@@ -284,12 +290,9 @@ impl Batches {
     }
 
     async fn lift_all(&mut self, changes: &[Placed]) -> Result<Lifted, Fault> {
-        match self.decides {
-            false => self.lifting.lift(changes, &self.relations, self.assembler.one_by_one).await.map(Lifted::Sets),
-            true => {
-                let parts = self.assembler.notebook.as_ref().map(|(notebook, _)| notebook.parts().clone());
-                self.lifting.claims(changes, &self.relations, &parts.unwrap_or_default()).await.map(Lifted::Claims)
-            }
+        match self.assembler.notebook.as_ref().filter(|_| self.decides) {
+            None => self.lifting.lift(changes, &self.relations, self.assembler.one_by_one).await.map(Lifted::Sets),
+            Some((notebook, _)) => self.lifting.claims(changes, &self.relations, notebook).await.map(Lifted::Claims),
         }
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::apply::writer::{Batch, Closing, Lost, Recent, Writer, other_link_silent};
+use crate::apply::writer::{Batch, Closing, Lost, LostFrom, Recent, Writer, other_link_silent};
 use crate::change::Datum;
 use crate::delta::decide::{self, Claim, Conflict, Facts, Reassertion, Rules, Standing, Verdict};
 use crate::delta::fold::Folder;
@@ -30,6 +30,7 @@ use crate::plan::parts::LinkParts;
 use crate::problem::{Blame, Outcome, Problem};
 
 use super::seen::Seen;
+use super::settled::Settled;
 
 /// How long the rows of a batch stay locked while the other link reads on.
 const PATIENCE_LOCKED: Duration = Duration::from_millis(500);
@@ -50,10 +51,14 @@ pub struct Deciding {
     pub standings: Vec<Standing>,
     /// The parts of columns.
     pub parts: LinkParts,
+    /// By source: the names of the columns by which the other link finds its rows.
+    pub source_keys: Vec<Option<Vec<String>>>,
     /// The side that this link writes.
     pub target_name: &'static str,
     /// What the other link has seen of the target.
     pub theirs: Arc<Seen>,
+    /// What was decided before.
+    pub settled: Settled,
     /// A session of the target, to make the other link's source say how far it is.
     pub nudge: Session,
 }
@@ -63,6 +68,7 @@ struct Known<'k> {
     plan: &'k Plan,
     there: HashMap<(usize, Key), bool>,
     theirs: &'k Seen,
+    settled: &'k Settled,
 }
 
 impl Facts for Known<'_> {
@@ -73,9 +79,17 @@ impl Facts for Known<'_> {
     fn changed(&self, target: usize, key: &Key, after: Lsn) -> u64 {
         self.theirs.changed(digest(self.plan, target, key), after)
     }
+
+    fn resolved(&self, claim: &Claim, key: &Key) -> Option<Standing> {
+        self.settled.word(digest(self.plan, claim.operation.target, key), claim.at, self.theirs)
+    }
+
+    fn parked(&self, target: usize, key: &Key) -> bool {
+        self.settled.parked.contains_key(&digest(self.plan, target, key))
+    }
 }
 
-fn digest(plan: &Plan, target: usize, key: &Key) -> RowDigest {
+pub(super) fn digest(plan: &Plan, target: usize, key: &Key) -> RowDigest {
     let text = |datum: &'_ Datum| match datum {
         Datum::Text(text) => text.clone(),
         Datum::Null | Datum::Unset => bytes::Bytes::new(),
@@ -106,12 +120,17 @@ impl Deciding {
         }
         let decided = loop {
             let there = self.lock(writer, plan, &batch).await?;
-            let known = Known { plan, there, theirs: &self.theirs };
+            let known = Known { plan, there, theirs: &self.theirs, settled: &self.settled };
             let rules = Rules { targets: &plan.targets, standings: &self.standings, parts: self.parts.targets() };
             let decided = decide::decide(rules, &known, batch.claims.clone());
             if let Some(verdict) = decided.verdict {
                 writer.abandon().await?;
-                return Err(halted(plan, verdict, strict));
+                let recorded = match &verdict {
+                    // Only the change that the link stops at is recorded: first everything before it is written.
+                    Verdict::Stop(conflict) if strict => Some(writer.record_open(&self.lost(plan, conflict)).await?),
+                    _ => None,
+                };
+                return Err(self.halted(plan, verdict, recorded, strict));
             }
             if decided.reassertions.is_empty() {
                 break decided;
@@ -124,16 +143,20 @@ impl Deciding {
                 return Err(other_link_silent());
             }
         };
-        let mut folder = Folder::new(&plan.targets);
-        folder.one_by_one = strict;
-        decided.operations.into_iter().for_each(|operation| folder.push(operation));
         let lost: Vec<Lost> = decided.conflicts.iter().map(|conflict| self.lost(plan, conflict)).collect();
         writer.record(&lost).await?;
+        writer.agree(decided.agreements);
         live.send_modify(|live| {
             live.decided.conflicts += lost.len() as u64;
             live.decided.agreements += decided.agreements;
         });
-        let Claims { last, recent, .. } = batch;
+        let Claims { claims, last, recent, .. } = batch;
+        let mut folder = Folder::new(&plan.targets);
+        if strict || self.concerns_parked(plan, &claims) {
+            self.write_each(writer, plan, (decided.operations, &claims), strict, live).await?;
+        } else {
+            decided.operations.into_iter().for_each(|operation| folder.push(operation));
+        }
         writer.write(Batch { segments: folder.finish(), first: None, last, recent }).await
     }
 
@@ -218,9 +241,66 @@ impl Deciding {
             },
             position: conflict.at,
             values: (conflict.lost != decide::Lost::Delete).then(|| serde_json::Value::Object(values).to_string()),
-            state: "decided",
             winner: Some(self.target_name),
+            source: self.source_of(plan, conflict.from.as_ref()),
+            held_by: None,
         }
+    }
+
+    /// The source row of a change, as the other link knows it.
+    pub(super) fn source_of(&self, plan: &Plan, from: Option<&(usize, Key)>) -> Option<LostFrom> {
+        let (source, key) = from?;
+        let names = self.source_keys.get(*source)?.as_ref()?;
+        let table = &plan.sources[*source].name;
+        let text = |datum: &Datum| match datum {
+            Datum::Text(text) => String::from_utf8_lossy(text).into_owned(),
+            Datum::Null | Datum::Unset => String::new(),
+        };
+        let texts: Vec<String> = key.iter().map(text).collect();
+        let digest = row_digest(table, texts.iter().map(String::as_bytes));
+        let key: serde_json::Map<_, _> =
+            names.iter().cloned().zip(texts.into_iter().map(serde_json::Value::String)).collect();
+        Some(LostFrom {
+            table: table.to_string(),
+            key: serde_json::Value::Object(key).to_string(),
+            digest: digest.to_be_bytes(),
+        })
+    }
+
+    /// L3: a batch that cannot be decided is taken apart first, so that everything before the change is written.
+    fn halted(&self, plan: &Plan, verdict: Verdict, recorded: Option<i64>, strict: bool) -> Problem {
+        let problem = |code: &'static str, what: String| match strict {
+            true => Problem::stop(Blame::Source, code, what),
+            false => Problem::strictly(Blame::Source, code, what),
+        };
+        let (problem, target, at) = match verdict {
+            Verdict::Stop(conflict) => {
+                let id = format!("{}-{}", self.target_name, recorded.unwrap_or_default());
+                let what = "both sides changed the same row, neither knew of the other, and no side is to win";
+                let problem = problem("CONFLICT", format!("{what}; recorded as {id}")).remedy(format!(
+                    "`falkirk conflicts show {id}`, then `falkirk conflicts resolve {id} --take blue|green` and start \
+                     again: the link goes on at this change"
+                ));
+                (problem, conflict.target, conflict.at)
+            }
+            Verdict::Unexpected { target, at, .. } => {
+                let what =
+                    "a row of the target is not what the two links left there, and its application has not changed it";
+                let problem = problem("ROWCOUNT", what.to_owned())
+                    .remedy("find the second writer (or a trigger), then compare with `falkirk verify`");
+                (problem, target, at)
+            }
+            Verdict::Truncate { target, at } => {
+                let what = "a table was truncated while both links write: rows that the other side has changed meanwhile \
+                    cannot be told";
+                let problem = problem("TRUNCATE_BOTH", what.to_owned()).remedy(
+                    "delete the rows instead of truncating; to go on from here, start over with `falkirk clean` and \
+                     `falkirk run`",
+                );
+                (problem, target, at)
+            }
+        };
+        problem.table(&plan.targets[target].name).position(at)
     }
 }
 
@@ -255,36 +335,4 @@ fn keys(plan: &Plan, claims: &[Claim]) -> Vec<(usize, Vec<Key>)> {
         }
     }
     by_target.into_iter().map(|(keys, _)| keys).enumerate().filter(|(_, keys)| !keys.is_empty()).collect()
-}
-
-/// L3: a batch that cannot be decided is taken apart first, so that everything before the change is written.
-fn halted(plan: &Plan, verdict: Verdict, strict: bool) -> Problem {
-    let (code, what, target, at, remedy) = match verdict {
-        Verdict::Stop(conflict) => (
-            "CONFLICT",
-            "both sides changed the same row, neither knew of the other, and no side is to win",
-            conflict.target,
-            conflict.at,
-            "name who wins on this table in [tables] conflict and start again: the link goes on at this change",
-        ),
-        Verdict::Unexpected { target, at, .. } => (
-            "ROWCOUNT",
-            "a row of the target is not what the two links left there, and its application has not changed it",
-            target,
-            at,
-            "find the second writer (or a trigger), then compare with `falkirk verify`",
-        ),
-        Verdict::Truncate { target, at } => (
-            "TRUNCATE_BOTH",
-            "a table was truncated while both links write: rows that the other side has changed meanwhile cannot be told",
-            target,
-            at,
-            "delete the rows instead of truncating; to go on from here, start over with `falkirk clean` and `falkirk run`",
-        ),
-    };
-    let problem = match strict {
-        true => Problem::stop(Blame::Source, code, what),
-        false => Problem::strictly(Blame::Source, code, what),
-    };
-    problem.table(&plan.targets[target].name).position(at).remedy(remedy)
 }

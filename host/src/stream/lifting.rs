@@ -13,10 +13,9 @@ use crate::delta::decide::Claim;
 use crate::delta::fold::Folder;
 use crate::delta::lift::{self, LiftError, Lifter};
 use crate::delta::moves::{Lifted, Moves};
-use crate::delta::{Effect, Operation, Set, Whole};
+use crate::delta::{Effect, Key, Operation, Set, Whole};
 use crate::lsn::Lsn;
 use crate::manifest::Write;
-use crate::plan::parts::LinkParts;
 use crate::plan::{Answer, Plan, Source};
 use crate::problem::{Blame, Problem};
 use crate::transform::Guest;
@@ -24,7 +23,7 @@ use crate::transform::Guest;
 use super::assemble::Placed;
 use super::keyed::Keyed;
 use super::keyed::transaction::Step;
-use super::notes::changed;
+use super::notes::{Notebook, changed};
 use super::relations::{Bound, Relations, in_order};
 
 /// A change that could not be lifted.
@@ -86,7 +85,7 @@ impl Lifting {
         let mut moves = Moves::new(&plan.targets);
         let mut fold = |lifted: Lifted| folder.push(lifted.operation);
         self.lift_each(changes, relations, &mut |step, operation, whole| {
-            let lifted = Lifted { change: step.change, operation, whole, changed: 0 };
+            let lifted = Lifted { change: step.change, operation, whole, changed: 0, from: None };
             moves.push(changes[step.change].at, lifted, &mut fold);
         })
         .await?;
@@ -99,20 +98,21 @@ impl Lifting {
         &mut self,
         changes: &[Placed],
         relations: &Relations,
-        parts: &LinkParts,
+        notebook: &Notebook,
     ) -> Result<Vec<Claim>, Fault> {
         let mut claims = Vec::with_capacity(changes.len());
         self.lifter.wholes = Some(HashMap::new());
         let plan = self.plan.clone();
         let mut moves = Moves::new(&plan.targets);
-        let mut claim = |Lifted { change, operation, whole, changed }| {
+        let mut claim = |Lifted { change, operation, whole, changed, from }| {
             let Placed { knew, at, .. } = changes[change];
-            claims.push(Claim { operation, whole, changed, knew, at });
+            claims.push(Claim { operation, whole, changed, knew, at, from });
         };
         self.lift_each(changes, relations, &mut |step, operation, whole| {
             let key = &plan.sources[step.source].key;
-            let changed = changed(parts, step.source, key, &step.event);
-            let lifted = Lifted { change: step.change, operation, whole, changed };
+            let changed = changed(notebook.parts(), step.source, key, &step.event);
+            let from = notebook.key_of(step.source).and_then(|key| row_of(step, key));
+            let lifted = Lifted { change: step.change, operation, whole, changed, from };
             moves.push(changes[step.change].at, lifted, &mut claim);
         })
         .await?;
@@ -234,6 +234,16 @@ impl Lifting {
         }
         Ok(answers)
     }
+}
+
+/// The row that a step is about: as it is now, or as it was.
+fn row_of(step: &Step<'_>, key: &[usize]) -> Option<(usize, Key)> {
+    let image = match step.event.as_ref() {
+        Event::Insert(image) | Event::Update { after: image, .. } => image,
+        Event::Delete(Before::Full(image) | Before::Key(image)) => image,
+        Event::Delete(Before::Absent) | Event::Truncate { .. } => return None,
+    };
+    Some((step.source, key.iter().map(|column| image.datum(*column)).collect()))
 }
 
 /// Counter-example 4: a table whose rows depend on others, or others on them, is only understood from whole old rows.

@@ -16,9 +16,12 @@ mod decided;
 pub mod keyed;
 pub mod lifting;
 pub mod notes;
+mod parked;
 mod reader;
 pub mod relations;
 pub mod seen;
+pub mod settled;
+pub mod trial;
 mod write;
 
 use std::sync::Arc;
@@ -41,6 +44,7 @@ use lifting::Lifting;
 use notes::Notebook;
 use relations::Relations;
 use seen::Seen;
+use trial::Trial;
 
 pub use decided::Deciding;
 
@@ -99,7 +103,8 @@ pub struct TwoWay {
 /// What one of two links does.
 pub enum Part {
     /// It reads, and writes nothing but its position while its source has no changes of its own.
-    Watches,
+    /// Changes of its source's own are counted, and tried if that is wanted.
+    Watches(Option<Box<Trial>>),
     /// It is the only one that writes.
     Applies,
     /// Both write: every batch is decided (L8).
@@ -139,16 +144,14 @@ pub async fn run(
     let reader = tokio::spawn(reader::read(stream.source, queue, durable_seen, reader_stopped));
     let mut assembler = Assembler::new((from, stream.context), stream.until_snapshot, stream.own);
     assembler.one_by_one = stream.strict_until.is_some();
-    let (watches, mut deciding) = match stream.two_way {
-        None => (false, None),
-        Some(TwoWay { notebook, seen, part }) => {
-            assembler.notebook = Some((notebook, seen));
-            match part {
-                Part::Watches => (true, None),
-                Part::Applies => (false, None),
-                Part::Decides(deciding) => (false, Some(deciding)),
-            }
-        }
+    let part = stream.two_way.map(|TwoWay { notebook, seen, part }| {
+        assembler.notebook = Some((notebook, seen));
+        part
+    });
+    let (watches, mut deciding) = match part {
+        None | Some(Part::Applies) => (None, None),
+        Some(Part::Watches(trial)) => (Some(trial), None),
+        Some(Part::Decides(deciding)) => (None, Some(deciding)),
     };
     let mut lifting = stream.lifting;
     lifting.watch(durable.subscribe());
@@ -163,7 +166,8 @@ pub async fn run(
         lingers: stream.lingers,
         strict_until: stream.strict_until,
         decides: deciding.is_some(),
-        held: watches.then(Waiting::default),
+        held: watches.is_some().then(Waiting::default),
+        trial: watches.flatten(),
         written: from,
         written_at: Instant::now(),
         reader_stop,

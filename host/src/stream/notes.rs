@@ -45,6 +45,11 @@ impl Notebook {
         &self.parts
     }
 
+    /// Positions in a source's columns of the key by which the other link finds its rows; `None` if it never does.
+    pub fn key_of(&self, source: usize) -> Option<&[usize]> {
+        self.sources[source].as_ref().map(|noted| noted.key.as_slice())
+    }
+
     /// Adds the notes on one change, whatever the order of its columns.
     pub fn note_change(&self, change: &Change, relations: &Relations, notes: &mut Vec<Note>) {
         match relations.get(&change.relation) {

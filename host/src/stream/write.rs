@@ -10,6 +10,7 @@ use crate::lsn::Lsn;
 use crate::plan::Plan;
 use crate::problem::Outcome;
 
+use super::parked::AGAIN;
 use super::{Deciding, End, Work, now_us};
 
 /// The writing end. `None`: the lifter ended without a word, because the reader did.
@@ -27,7 +28,10 @@ pub(super) async fn write(
             Err(_) => {
                 let position = writer.settle().await?;
                 target.publish(position, &mut closings);
-                work.recv().await
+                match target.wait(&mut work, &mut writer).await? {
+                    Some(next) => next,
+                    None => continue,
+                }
             }
         };
         match next {
@@ -77,6 +81,21 @@ pub(super) struct Target<'t> {
 }
 
 impl Target<'_> {
+    /// Waits for work. `None`: there was none for a while, and rows that wait for a unique value were tried again.
+    async fn wait(
+        &mut self,
+        work: &mut mpsc::Receiver<Work>,
+        writer: &mut Writer<'_>,
+    ) -> Outcome<Option<Option<Work>>> {
+        let Some(deciding) = self.deciding.as_deref_mut().filter(|deciding| deciding.has_parked()) else {
+            return Ok(Some(work.recv().await));
+        };
+        match tokio::time::timeout(AGAIN, work.recv()).await {
+            Ok(next) => Ok(Some(next)),
+            Err(_) => deciding.retry(writer, self.plan).await.map(|()| None),
+        }
+    }
+
     fn publish(&self, position: Lsn, closings: &mut VecDeque<(Closing, u64)>) {
         let mut transactions = 0;
         let mut rows = 0;

@@ -93,7 +93,7 @@ impl Table {
     fn with(&self, effect: Effect, row: Row, changed: u64, knew: u8, at: usize) -> Claim {
         let operation = Operation { target: 0, owner_before: 1, owner_after: 1, effect };
         let whole = row.map(|row| self.whole(row));
-        Claim { operation, whole, changed, knew: Lsn(knew.into()), at: Lsn(at as u64) }
+        Claim { operation, whole, changed, knew: Lsn(knew.into()), at: Lsn(at as u64), from: None }
     }
 }
 

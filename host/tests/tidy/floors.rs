@@ -17,7 +17,10 @@ const FLOORS: &[(Floor, &[&str])] = &[
     // The delta rules are no stage: they are pure, and what they give out is what the apply stage takes.
     (Floor::Contracts, &["manifest", "plan", "delta"]),
     (Floor::Stages, &["source", "decode", "transform", "apply"]),
-    (Floor::Flows, &["link", "copy", "stream", "check", "status", "clean", "verify", "sequences", "build", "cluster"]),
+    (
+        Floor::Flows,
+        &["link", "copy", "stream", "check", "status", "clean", "verify", "conflicts", "sequences", "build", "cluster"],
+    ),
     (Floor::Control, &["supervisor"]),
     (Floor::Edge, &["cli", "config", "show", "demo", "main"]),
 ];

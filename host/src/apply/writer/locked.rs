@@ -34,27 +34,6 @@ pub struct Recent {
     pub passed: Lsn,
 }
 
-/// A change that was not written, for people to look at.
-#[derive(Clone, Debug)]
-pub struct Lost {
-    /// Position in `Plan::targets`.
-    pub target: usize,
-    /// The row.
-    pub key: Key,
-    /// A digest of table and key.
-    pub digest: [u8; 16],
-    /// `update`, `insert`, `delete` or `unique`.
-    pub kind: &'static str,
-    /// The commit position of the change.
-    pub position: Lsn,
-    /// What it would have written, as JSON; `None` for a delete.
-    pub values: Option<String>,
-    /// `decided` by the policy, or `open`.
-    pub state: &'static str,
-    /// The side that won.
-    pub winner: Option<&'static str>,
-}
-
 const RECENT: &str = "WITH passed AS (DELETE FROM falkirk.recent WHERE migration = $1::text AND link = $2::text \
     AND position < $5::pg_lsn) \
     INSERT INTO falkirk.recent (migration, link, position, rows) VALUES ($1::text, $2::text, $3::pg_lsn, $4::bytea)";
@@ -107,6 +86,13 @@ impl Writer<'_> {
         Ok(there)
     }
 
+    /// Counts changes of the open transaction that left nothing to write.
+    pub fn agree(&mut self, agreements: u64) {
+        if let Some(open) = &mut self.open {
+            open.counters.agreements += agreements as i64;
+        }
+    }
+
     /// Lets go of an open transaction: nothing of it was written.
     pub async fn abandon(&mut self) -> Outcome<()> {
         self.sent.clear();
@@ -139,7 +125,11 @@ impl Writer<'_> {
     pub(super) async fn keep_recent(&mut self, position: Lsn, recent: &Recent) -> Outcome<()> {
         let statement = match self.statements.get(self.client, RECENT.to_owned()).await {
             Ok(statement) => statement,
-            Err(error) => return Err(fault::written(&error, self.strict)),
+            Err(error) => {
+                // In a transaction that has failed nothing can be prepared: what failed before says why.
+                self.check_all().await?;
+                return Err(fault::written(&error, self.strict));
+            }
         };
         let text = |text: &str| Ready(Bytes::copy_from_slice(text.as_bytes()));
         let parameters = vec![
@@ -152,49 +142,16 @@ impl Writer<'_> {
         self.send(Expected::Nothing, statement, parameters);
         Ok(())
     }
-
-    /// Records changes that were not written, with what their rows hold instead, in the open transaction (L3).
-    pub async fn record(&mut self, lost: &[Lost]) -> Outcome<()> {
-        for lost in lost {
-            if let Err(error) = self.record_one(lost).await {
-                let problem = fault::written(&error, self.strict).table(&self.plan.targets[lost.target].name);
-                return Err(self.give_up(problem).await);
-            }
-        }
-        Ok(())
-    }
-
-    async fn record_one(&mut self, lost: &Lost) -> Result<(), tokio_postgres::Error> {
-        let target = &self.plan.targets[lost.target];
-        let (described, mut ready) = keys_of(target, std::slice::from_ref(&lost.key));
-        let sql = record_sql(target, &described, ready.len());
-        let text = |text: &str| Ready(Bytes::copy_from_slice(text.as_bytes()));
-        let optional = |text: Option<&str>| text.unwrap_or_default().to_owned();
-        ready.extend([
-            text(&self.identity.migration),
-            text(self.identity.link.name()),
-            number(lost.position.0 as i64),
-            text(lost.kind),
-            text(&target.name.to_string()),
-            Ready(Bytes::copy_from_slice(&lost.digest)),
-            text(&optional(lost.values.as_deref())),
-            text(lost.state),
-            text(&optional(lost.winner)),
-        ]);
-        let statement = self.statements.get(self.client, sql).await?;
-        self.client.execute_raw(&statement, ready).await?;
-        Ok(())
-    }
 }
 
-fn text_of(datum: &Datum) -> &[u8] {
+pub(super) fn text_of(datum: &Datum) -> &[u8] {
     match datum {
         Datum::Text(text) => text,
         Datum::Null | Datum::Unset => b"",
     }
 }
 
-fn keys_of(target: &Target, keys: &[Key]) -> (Vec<Parameter>, Vec<Ready>) {
+pub(super) fn keys_of(target: &Target, keys: &[Key]) -> (Vec<Parameter>, Vec<Ready>) {
     let columns = target.key.iter().enumerate();
     columns
         .map(|(at, column)| {
@@ -203,31 +160,6 @@ fn keys_of(target: &Target, keys: &[Key]) -> (Vec<Parameter>, Vec<Ready>) {
             (Parameter { column: *column, wire }, array)
         })
         .unzip()
-}
-
-/// The row's key and content are read where they are, so that no value passes through the host.
-fn record_sql(target: &Target, described: &[Parameter], keys: usize) -> String {
-    let (rows, found) = statement::keyed(target, described);
-    let parameter = |at: usize| keys + at;
-    let name = |column: &u16| crate::names::quote_text(&target.columns[usize::from(*column)].name);
-    let key: Vec<String> =
-        target.key.iter().enumerate().map(|(at, column)| format!("{}, s.v{at}", name(column))).collect();
-    format!(
-        "INSERT INTO falkirk.conflict (migration, link, position, kind, target_table, key_digest, lost, state, winner, key, kept) \
-         SELECT ${}::text, ${}::text, ${}::pg_lsn, ${}::text, ${}::text, ${}::bytea, nullif(${}::text, '')::jsonb, ${}::text, \
-         nullif(${}::text, ''), jsonb_build_object({}), to_jsonb(t) FROM {rows} LEFT JOIN {} AS t ON {found}",
-        parameter(1),
-        parameter(2),
-        parameter(3),
-        parameter(4),
-        parameter(5),
-        parameter(6),
-        parameter(7),
-        parameter(8),
-        parameter(9),
-        key.join(", "),
-        target.name.sql(),
-    )
 }
 
 /// The other link does not say how far it has read.

@@ -1,0 +1,86 @@
+//! What a link has to know of the records of conflicts when it starts: what operators have decided, and which rows wait
+//! for a unique value.
+
+use tokio_postgres::Client;
+use tokio_postgres::types::PgLsn;
+
+use super::fault;
+use crate::lsn::Lsn;
+use crate::marker::{Link, RowDigest};
+use crate::problem::Outcome;
+
+/// A conflict that an operator has decided.
+#[derive(Clone, Debug)]
+pub struct Resolution {
+    /// The row in the link's target.
+    pub row: RowDigest,
+    /// The source row as the other link knows it.
+    pub source_row: Option<RowDigest>,
+    /// The commit position of the change in the source.
+    pub position: Lsn,
+    /// Where the target stood when it was decided; `None` where nothing hangs on it.
+    pub target_position: Option<Lsn>,
+    /// Whether blue's word was taken.
+    pub takes_blue: bool,
+}
+
+/// A row that waits for a unique value.
+#[derive(Clone, Debug)]
+pub struct ParkedRow {
+    /// The row in the link's target.
+    pub row: RowDigest,
+    /// Its table, as messages write it.
+    pub table: String,
+    /// The columns that it is to have, by name.
+    pub values: serde_json::Map<String, serde_json::Value>,
+    /// Its key, by column.
+    pub key: serde_json::Map<String, serde_json::Value>,
+    /// Whether the row was there, with other values.
+    pub there: bool,
+    /// The commit position of the change that could not be written.
+    pub position: Lsn,
+    /// An operator has decided: the change need not be written.
+    pub decided: bool,
+}
+
+fn digest(bytes: Option<Vec<u8>>) -> Option<RowDigest> {
+    bytes?.try_into().ok().map(u128::from_be_bytes)
+}
+
+/// What operators have decided of a link's conflicts.
+pub async fn resolutions(client: &Client, migration: &str, link: Link) -> Outcome<Vec<Resolution>> {
+    let select = "SELECT key_digest, source_digest, position, resolved_position, taken = 'blue' \
+        FROM falkirk.conflict WHERE migration = $1 AND link = $2 AND state = 'resolved' AND kind <> 'unique' \
+        AND taken IS NOT NULL ORDER BY id";
+    let rows = client.query(select, &[&migration, &link.name()]).await.map_err(|error| fault::refused(&error))?;
+    let read = |row: &tokio_postgres::Row| {
+        Some(Resolution {
+            row: digest(row.get(0))?,
+            source_row: digest(row.get(1)),
+            position: Lsn(u64::from(row.get::<_, PgLsn>(2))),
+            target_position: row.get::<_, Option<PgLsn>>(3).map(|position| Lsn(u64::from(position))),
+            takes_blue: row.get(4),
+        })
+    };
+    Ok(rows.iter().filter_map(read).collect())
+}
+
+/// The rows that wait for a unique value.
+pub async fn parked(client: &Client, migration: &str, link: Link) -> Outcome<Vec<ParkedRow>> {
+    let select = "SELECT key_digest, target_table, lost::text, kept IS NOT NULL, position, taken IS NOT NULL, \
+        (SELECT jsonb_object_agg(e.key, e.value)::text FROM jsonb_each_text(c.key) AS e) \
+        FROM falkirk.conflict AS c WHERE migration = $1 AND link = $2 AND state = 'open' AND kind = 'unique' ORDER BY id";
+    let rows = client.query(select, &[&migration, &link.name()]).await.map_err(|error| fault::refused(&error))?;
+    let read = |row: &tokio_postgres::Row| {
+        Some(ParkedRow {
+            row: digest(row.get(0))?,
+            table: row.get(1),
+            values: serde_json::from_str(row.get::<_, Option<&str>>(2)?).ok()?,
+            there: row.get(3),
+            position: Lsn(u64::from(row.get::<_, PgLsn>(4))),
+            decided: row.get(5),
+            key: serde_json::from_str(row.get::<_, Option<&str>>(6)?).ok()?,
+        })
+    };
+    Ok(rows.iter().filter_map(read).collect())
+}

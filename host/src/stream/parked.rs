@@ -1,0 +1,259 @@
+//! Rows that cannot be written because another row holds a unique value of theirs (counter-example 35).
+//!
+//! Neither link can tell from a key that two rows of different keys claim one value: the database refuses the second
+//! one. Both links meet it, each on its side. Such a row is *parked*: it stays on its own side, what it should be here
+//! is recorded as open with the keys of both rows, and the link goes on (under `stop` it does not). Every later change of
+//! the row tries again with the whole of it, and so does the link now and then: as soon as one of the two rows has given
+//! way, whoever made it, both sides agree again and the records are closed. L8 exempts what is recorded as open.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::apply::conflict::ParkedRow;
+use crate::apply::writer::{Batch, Closing, Lost, Writer};
+use crate::change::Datum;
+use crate::delta::decide::{Claim, Standing, key_of};
+use crate::delta::fold::Folder;
+use crate::delta::{Effect, Key, Operation, Set, SetKind};
+use crate::live::Live;
+use crate::lsn::Lsn;
+use crate::marker::RowDigest;
+use crate::plan::Plan;
+use crate::problem::{Blame, Outcome, Problem};
+
+use super::decided::{Deciding, digest};
+use super::now_us;
+
+/// How often rows are tried again while the link has nothing else to do.
+pub(super) const AGAIN: Duration = Duration::from_secs(1);
+
+impl Deciding {
+    /// Whether rows wait for a unique value.
+    pub(super) fn has_parked(&self) -> bool {
+        !self.settled.parked.is_empty()
+    }
+
+    /// Whether any of these claims is about a row that is parked.
+    pub(super) fn concerns_parked(&self, plan: &Plan, claims: &[Claim]) -> bool {
+        let parked = |claim: &Claim| {
+            let keys = keys_of(plan, &claim.operation);
+            keys.iter().any(|key| self.settled.parked.contains_key(&digest(plan, claim.operation.target, key)))
+        };
+        self.has_parked() && claims.iter().any(parked)
+    }
+
+    /// Writes decided operations one by one, in the open transaction.
+    pub(super) async fn write_each(
+        &mut self,
+        writer: &mut Writer<'_>,
+        plan: &Plan,
+        (operations, claims): (Vec<Operation>, &[Claim]),
+        strict: bool,
+        live: &watch::Sender<Live>,
+    ) -> Outcome<()> {
+        self.let_go_of_deleted(writer, plan, claims).await?;
+        let mut causes = claims.iter().peekable();
+        for operation in operations {
+            let target = operation.target;
+            let Some(key) = keys_of(plan, &operation).into_iter().next() else { continue };
+            // Operations stand in the order of the claims that they come from.
+            let about =
+                |claim: &&Claim| claim.operation.target == target && keys_of(plan, &claim.operation).contains(&key);
+            while causes.next_if(|claim| !about(claim)).is_some() {}
+            let cause = causes.peek().copied().or_else(|| claims.iter().rfind(about));
+            let mut folder = Folder::new(&plan.targets);
+            folder.one_by_one = true;
+            folder.push(operation);
+            for set in folder.finish().into_iter().flatten().filter(Set::has_work) {
+                let row = digest(plan, target, &key);
+                match (writer.attempt(&set, false).await?, cause) {
+                    (true, _) => self.written(writer, plan, row, &set).await?,
+                    (false, Some(claim)) => self.park(writer, plan, (&set, &key, claim), strict, live).await?,
+                    (false, None) => return Err(unexplained(plan, target)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A parked row that its own side has deleted, or given another key, waits for nothing any more.
+    async fn let_go_of_deleted(&mut self, writer: &mut Writer<'_>, plan: &Plan, claims: &[Claim]) -> Outcome<()> {
+        for claim in claims {
+            let (Effect::Delete { key } | Effect::Rekey { from: key, .. }) = &claim.operation.effect else { continue };
+            let row = digest(plan, claim.operation.target, key);
+            if self.settled.parked.remove(&row).is_some() {
+                writer.settle_parked(row).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A row was written: if it was parked, it may be no longer.
+    async fn written(&mut self, writer: &mut Writer<'_>, plan: &Plan, row: RowDigest, set: &Set) -> Outcome<()> {
+        let Some(parked) = self.settled.parked.get(&row) else { return Ok(()) };
+        let names: Vec<&str> = set
+            .columns
+            .iter()
+            .map(|column| plan.targets[set.target].columns[usize::from(*column)].name.as_str())
+            .collect();
+        let whole = set.kind != SetKind::Patch || parked.values.keys().all(|name| names.contains(&name.as_str()));
+        if whole {
+            writer.settle_parked(row).await?;
+            self.settled.parked.remove(&row);
+        }
+        Ok(())
+    }
+
+    /// Records that a row cannot be written, and goes on or does not.
+    async fn park(
+        &mut self,
+        writer: &mut Writer<'_>,
+        plan: &Plan,
+        (set, key, claim): (&Set, &Key, &Claim),
+        strict: bool,
+        live: &watch::Sender<Live>,
+    ) -> Outcome<()> {
+        let row = digest(plan, set.target, key);
+        if self.settled.lets_go(row, claim.at) {
+            return Ok(());
+        }
+        let table = &plan.targets[set.target].name;
+        let stops = self.standings[set.target] == Standing::Stops;
+        if stops && !strict {
+            writer.abandon().await?;
+            let what = "a unique value stands under two keys, one on each side";
+            return Err(Problem::strictly(Blame::Source, "UNIQUE_CONFLICT", what).table(table).position(claim.at));
+        }
+        let values = values_of(plan, set);
+        let lost = Lost {
+            target: set.target,
+            key: key.clone(),
+            digest: row.to_be_bytes(),
+            kind: "unique",
+            position: claim.at,
+            values: Some(serde_json::Value::Object(values.clone()).to_string()),
+            winner: None,
+            source: self.source_of(plan, claim.from.as_ref()),
+            held_by: writer.holders(set, key).await?,
+        };
+        if stops {
+            // Nothing of its transaction is written, but the record is.
+            writer.abandon().await?;
+        }
+        let id = format!("{}-{}", self.target_name, writer.record_open(&lost).await?);
+        if stops {
+            return Err(stopped(&id).table(table).position(claim.at));
+        }
+        tracing::warn!("{table}: a unique value stands under two keys, one on each side; recorded as open: {id}");
+        live.send_modify(|live| live.decided.open += 1);
+        let there = set.kind == SetKind::Patch;
+        let key = plan.targets[set.target].key.iter().zip(key);
+        let key = key.map(|(column, datum)| named(plan, set.target, *column, datum)).collect();
+        let parked =
+            ParkedRow { row, table: table.to_string(), values, key, there, position: claim.at, decided: false };
+        self.settled.parked.insert(row, parked);
+        Ok(())
+    }
+
+    /// Tries the parked rows again, each in a transaction of its own. Only between transactions.
+    pub(super) async fn retry(&mut self, writer: &mut Writer<'_>, plan: &Plan) -> Outcome<()> {
+        let rows: Vec<ParkedRow> = self.settled.parked.values().cloned().collect();
+        for parked in rows {
+            let Some((set, key)) = again(plan, &parked) else { continue };
+            let position = writer.durable();
+            writer.open(position).await?;
+            let here = writer.lock(set.target, std::slice::from_ref(&key)).await?.first().copied().unwrap_or(false);
+            match writer.still_parked(parked.row, (set.target, &key)).await? {
+                // Its own side's application has changed the same here since: that travels, and this is over.
+                None => {
+                    writer.settle_parked(parked.row).await?;
+                    self.settled.parked.remove(&parked.row);
+                }
+                Some(true) if here == parked.there && writer.attempt(&set, true).await? => {
+                    writer.settle_parked(parked.row).await?;
+                    self.settled.parked.remove(&parked.row);
+                }
+                Some(_) => {
+                    writer.abandon().await?;
+                    continue;
+                }
+            }
+            let closing = Closing { position, commit_time_us: now_us(), transactions: 0, context: Lsn::ZERO };
+            writer.write(Batch { segments: Vec::new(), first: None, last: Some(closing), recent: None }).await?;
+            writer.settle().await?;
+            tracing::info!("{}: a row that waited for a unique value waits no longer", parked.table);
+        }
+        Ok(())
+    }
+}
+
+/// The row that a parked one is to become, as a set of its own. `None` if its table is not written any more.
+fn again(plan: &Plan, parked: &ParkedRow) -> Option<(Set, Key)> {
+    let target = plan.targets.iter().position(|target| target.name.to_string() == parked.table)?;
+    let columns = &plan.targets[target].columns;
+    let datum = |value: &serde_json::Value| value.as_str().map_or(Datum::Null, Datum::text);
+    let place = |name: &String| columns.iter().position(|column| column.name == *name);
+    let mut pairs: Vec<(u16, Datum)> = Vec::new();
+    for (name, value) in &parked.values {
+        pairs.push((place(name)? as u16, datum(value)));
+    }
+    pairs.sort_by_key(|(column, _)| *column);
+    let key = plan.targets[target].key.iter();
+    let key: Option<Key> = key.map(|column| parked.key.get(&columns[usize::from(*column)].name).map(datum)).collect();
+    let key = key?;
+    let (columns, values): (Vec<u16>, Vec<Datum>) = pairs.into_iter().unzip();
+    let (kind, keys) = match parked.there {
+        true => (SetKind::Patch, vec![key.clone()]),
+        false => (SetKind::Insert, Vec::new()),
+    };
+    let set = Set {
+        target,
+        kind,
+        columns: columns.into(),
+        keys,
+        new_keys: Vec::new(),
+        values: vec![values.into()],
+        truncated: Vec::new(),
+    };
+    Some((set, key))
+}
+
+fn named(plan: &Plan, target: usize, column: u16, datum: &Datum) -> (String, serde_json::Value) {
+    let value = match datum {
+        Datum::Text(text) => serde_json::Value::String(String::from_utf8_lossy(text).into_owned()),
+        Datum::Null | Datum::Unset => serde_json::Value::Null,
+    };
+    (plan.targets[target].columns[usize::from(column)].name.clone(), value)
+}
+
+fn values_of(plan: &Plan, set: &Set) -> serde_json::Map<String, serde_json::Value> {
+    let values = set.values.first().map(AsRef::as_ref).unwrap_or_default();
+    set.columns.iter().zip(values).map(|(column, datum)| named(plan, set.target, *column, datum)).collect()
+}
+
+/// The rows that an operation names; the one that it is recorded under first.
+fn keys_of(plan: &Plan, operation: &Operation) -> Vec<Key> {
+    match &operation.effect {
+        Effect::Insert { columns, values } | Effect::Ensure { columns, values } => {
+            vec![key_of(&plan.targets[operation.target], columns, values)]
+        }
+        Effect::Patch { key, .. } | Effect::Clear { key, .. } | Effect::Delete { key } => vec![key.clone()],
+        Effect::Rekey { from, to, .. } => vec![from.clone(), to.clone()],
+        Effect::Truncate { .. } => Vec::new(),
+    }
+}
+
+fn stopped(id: &str) -> Problem {
+    let what =
+        format!("a unique value stands under two keys, one on each side, and no side is to win; recorded as {id}");
+    Problem::stop(Blame::Source, "UNIQUE_CONFLICT", what).remedy(format!(
+        "`falkirk conflicts show {id}`, then change one of the two rows or `falkirk conflicts resolve {id} --take \
+         blue|green`, and start again: the link goes on at this change"
+    ))
+}
+
+fn unexplained(plan: &Plan, target: usize) -> Problem {
+    let what = "a row that no change asks for takes a unique value that another row holds";
+    Problem::stop(Blame::Host, "UNIQUE_CONFLICT", what).table(&plan.targets[target].name)
+}
