@@ -19,12 +19,21 @@ fn long() -> bool {
     std::env::var("FALKIRK_TORTURE").is_ok_and(|tier| tier == "long")
 }
 
+/// A customer of either release: one of the fifty, or one of those whom release 2 has registered since.
+fn customer(dice: &mut Dice) -> String {
+    let number = 1 + dice.below(CUSTOMERS);
+    match dice.below(5) {
+        0 => format!("(SELECT id FROM customer WHERE id > {} ORDER BY id DESC LIMIT 1 OFFSET {number} % 7)", 1_000_000),
+        _ => number.to_string(),
+    }
+}
+
 /// What a v1 pod does.
 fn old_release(dice: &mut Dice) -> String {
-    let (product, customer, quantity) = (1 + dice.below(PRODUCTS), 1 + dice.below(CUSTOMERS), 1 + dice.below(9));
+    let (product, customer, quantity) = (1 + dice.below(PRODUCTS), customer(dice), 1 + dice.below(9));
     match dice.below(10) {
         0..5 => format!(
-            "INSERT INTO cart_line VALUES ({product}, {customer}, {quantity})
+            "INSERT INTO cart_line SELECT {product}, id, {quantity} FROM customer WHERE id = {customer}
              ON CONFLICT (product_id, customer_id) DO UPDATE SET quantity = excluded.quantity"
         ),
         5 | 6 => format!(
@@ -35,19 +44,13 @@ fn old_release(dice: &mut Dice) -> String {
     }
 }
 
-/// What a v2 pod does: it opens a cart where there is none.
+/// What a v2 pod does. Whom it registers gets a cart at once.
 fn new_release(dice: &mut Dice) -> String {
-    let (product, customer, quantity) = (1 + dice.below(PRODUCTS), 1 + dice.below(CUSTOMERS), 1 + dice.below(9));
+    let (product, customer, quantity) = (1 + dice.below(PRODUCTS), customer(dice), 1 + dice.below(9));
     let cart = format!("(SELECT cart_id FROM customer WHERE id = {customer})");
-    let open = format!(
-        "BEGIN; SELECT FROM customer WHERE id = {customer} FOR UPDATE;
-         WITH fresh AS (INSERT INTO cart (last_modified) SELECT now() FROM customer
-                        WHERE id = {customer} AND cart_id IS NULL RETURNING id)
-         UPDATE customer SET cart_id = fresh.id FROM fresh WHERE customer.id = {customer};"
-    );
-    match dice.below(10) {
+    match dice.below(11) {
         0..5 => format!(
-            "{open} INSERT INTO cart_line VALUES ({product}, {cart}, {quantity})
+            "BEGIN; INSERT INTO cart_line SELECT {product}, cart_id, {quantity} FROM customer WHERE id = {customer}
              ON CONFLICT (product_id, cart_id) DO UPDATE SET quantity = excluded.quantity;
              UPDATE cart SET last_modified = now() WHERE id = {cart}; COMMIT"
         ),
@@ -55,7 +58,12 @@ fn new_release(dice: &mut Dice) -> String {
             format!("UPDATE cart_line SET quantity = {quantity} WHERE product_id = {product} AND cart_id = {cart}")
         }
         7 | 8 => format!("DELETE FROM cart_line WHERE product_id = {product} AND cart_id = {cart}"),
-        _ => format!("UPDATE customer SET name = 'v2 {quantity}' WHERE id = {customer}"),
+        9 => format!("UPDATE customer SET name = 'v2 {quantity}' WHERE id = {customer}"),
+        _ => format!(
+            "WITH opened AS (INSERT INTO cart (last_modified) VALUES (now()) RETURNING id),
+                  filled AS (INSERT INTO cart_line SELECT {product}, id, {quantity} FROM opened)
+             INSERT INTO customer (name, cart_id) SELECT 'new', id FROM opened"
+        ),
     }
 }
 
@@ -74,6 +82,15 @@ fn write(url: &str, (stop, done): (&AtomicBool, &AtomicU64), mut dice: Dice, rel
     }
 }
 
+/// Tells the writers to stop, also when the test has failed.
+struct Over<'s>(&'s AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn l8_fifty_customers_of_both_releases_and_kills_end_with_carts_that_are_equal_through_the_transform() {
     let mut dice = Dice::of_this_run("carts of both releases");
@@ -84,7 +101,7 @@ fn l8_fifty_customers_of_both_releases_and_kills_end_with_carts_that_are_equal_t
     stage.blue.sql(&format!(
         "INSERT INTO product (id, title) SELECT n, 'p' || n FROM generate_series(1, {PRODUCTS}) n;
          INSERT INTO customer (id, name) SELECT n, 'c' || n FROM generate_series(1, {CUSTOMERS}) n;
-         INSERT INTO cart_line SELECT 1 + n % {PRODUCTS}, 1 + n % 20, 1 FROM generate_series(1, 60) n"
+         INSERT INTO cart_line SELECT 1 + n % {PRODUCTS}, 1 + n % {CUSTOMERS}, 1 FROM generate_series(1, 100) n"
     ));
     stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
     let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -99,6 +116,8 @@ fn l8_fifty_customers_of_both_releases_and_kills_end_with_carts_that_are_equal_t
             let (url, dice, stop, done) = (side.application_url(), dice.fork(), &stop, &done);
             scope.spawn(move || write(&url, (stop, done), dice, release));
         }
+        // A host that ends must end the writers as well.
+        let _over = Over(&stop);
         let end = Instant::now() + Duration::from_secs(seconds);
         while Instant::now() < end {
             std::thread::sleep(Duration::from_millis(1_000));
@@ -108,7 +127,6 @@ fn l8_fifty_customers_of_both_releases_and_kills_end_with_carts_that_are_equal_t
             kills += 1;
             host = stage.start_falkirk(&["run"]);
         }
-        stop.store(true, Ordering::Relaxed);
         (host, kills)
     });
     host.terminate().expect(143);
