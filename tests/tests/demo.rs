@@ -52,7 +52,7 @@ fn l8_the_whole_story_ends_with_no_difference_while_a_load_was_running() {
     let report = &said["report"];
     assert!(report["rows_changed"].as_u64().unwrap() > 100, "{said}");
     assert!(report["rows_changed_back"].as_u64().unwrap() > 100, "{said}");
-    assert_eq!(report["acts"].as_array().unwrap().len(), 9, "{said}");
+    assert_eq!(report["acts"].as_array().unwrap().len(), 10, "{said}");
     // Once while only forward applied, and three times each way.
     assert_eq!(report["comparisons"].as_array().unwrap().len(), 7, "{said}");
     let new_deeds = report["load_of_release_2"]["deeds"].as_array().unwrap();
