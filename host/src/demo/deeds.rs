@@ -372,7 +372,7 @@ mod tests {
 
     #[test]
     fn the_users_shares_are_disjoint_and_leave_nothing_out() {
-        let mut owners = vec![0; 41];
+        let mut owners = [0; 41];
         for number in 0..4 {
             let mut user = User::new(3, number, 4);
             let own: std::collections::BTreeSet<u64> = (0..1_000).map(|_| user.own_number(40)).collect();
