@@ -7,8 +7,10 @@
 //! ```
 //!
 //! It only reads. Columns that no rule writes are complement: they are left out and counted. Rows that a soft delete
-//! keeps have no source row any more; they are counted and are no difference. No row value leaves this flow: keys are
-//! shown as hashes unless values are asked for.
+//! keeps have no source row any more; they are counted and are no difference; so are rows that agree only backward
+//! (`either`). No row value leaves this flow: keys are shown as hashes unless values are asked for.
+
+mod either;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -31,8 +33,12 @@ use crate::source::copy_out::{CopyOut, parse_rows, range_query};
 use crate::stream::keyed::Keyed;
 use crate::transform::{Artifact, Guest, Limits};
 
+use either::Differing;
+
 /// How many expected rows the target is asked about at once.
 const COMPARE_ROWS: usize = 5_000;
+/// How many differing rows are asked about backward; whoever has more has another problem.
+const DIFFERING_MOST: usize = 100_000;
 /// How many rows the guest gets at once: from 100 to 1,000 the cost of a row is flat.
 const GUEST_ROWS: usize = 1_000;
 
@@ -101,6 +107,8 @@ pub struct TableVerdict {
     pub rows_surplus: u64,
     /// Rows whose source row is gone and that the rule's soft delete keeps.
     pub rows_kept: u64,
+    /// Rows with other values than expected of which the rules backward make the source row that is there: corrections.
+    pub rows_corrected: u64,
     /// Columns that no rule writes: not compared.
     pub complement_columns: Vec<String>,
     /// Some of the differing rows.
@@ -133,26 +141,49 @@ impl Verdict {
     }
 }
 
-/// Compares the sides through an artifact; without one every table is compared as it is.
+/// Compares the sides through an artifact; without one every table is compared as it is. With the plan of the way back, a
+/// row that agrees only backward agrees.
 pub async fn verify_through(
     ends: Ends<'_>,
-    plan: &Plan,
+    (plan, back): (&Plan, Option<&Plan>),
     (migration, link): (&str, Link),
     artifact: Option<(Arc<Artifact>, Limits)>,
     options: Options,
 ) -> Outcome<Verdict> {
-    let mut guest = artifact.map(|(artifact, limits)| Guest::new(artifact, link.into(), limits));
-    let mut answers = |index: usize, rows: &[&Image]| match &mut guest {
+    let mut answers = asking(plan, &artifact, link);
+    let keyed = Keyed::connect_to_read((ends.source, ends.target), plan, migration, link).await?;
+    let (mut verdict, differing) = compare_sides(ends, plan, &mut answers, (options, keyed)).await?;
+    let Some(back) = back.filter(|_| !differing.is_empty()) else { return Ok(verdict) };
+    let mut answers = asking(back, &artifact, link.other());
+    // The verdict leaves out what the link keeps for itself, which stands behind all others.
+    let agree = either::agreeing(ends, &plan.targets, back, &mut answers, &differing).await?;
+    for (row, _) in differing.iter().zip(agree).filter(|(_, agrees)| *agrees) {
+        let name = &plan.targets[row.target].name;
+        let Some(table) = verdict.tables.iter_mut().find(|table| table.table == *name) else { continue };
+        table.rows_differ -= 1;
+        table.rows_corrected += 1;
+        let key = shown_key(options, name, &row.key);
+        table.sample.retain(|difference| difference.kind != Kind::Differs || difference.key != key);
+    }
+    Ok(verdict)
+}
+
+/// Asks an artifact about the sources of a plan, in one direction.
+fn asking<'a>(
+    plan: &'a Plan,
+    artifact: &Option<(Arc<Artifact>, Limits)>,
+    link: Link,
+) -> impl FnMut(usize, &[&Image]) -> Outcome<Vec<Answer>> + Send + 'a {
+    let mut guest = artifact.clone().map(|(artifact, limits)| Guest::new(artifact, link.into(), limits));
+    move |index: usize, rows: &[&Image]| match &mut guest {
         Some(guest) => guest.answer(plan, &plan.sources[index], rows).map_err(|fault| fault.problem),
         None => Err(Problem::stop(Blame::Host, "NO_ARTIFACT", "a rule asks a transform, and none is loaded")),
-    };
-    let keyed = Keyed::connect_to_read((ends.source, ends.target), plan, migration, link).await?;
-    compare_sides(ends, plan, &mut answers, (options, keyed)).await
+    }
 }
 
 /// Compares the sides. Whoever calls it makes sure that nobody writes: each side is read at a moment of its own.
 pub async fn verify(ends: Ends<'_>, plan: &Plan, answers: &mut Answers<'_>, options: Options) -> Outcome<Verdict> {
-    compare_sides(ends, plan, answers, (options, None)).await
+    compare_sides(ends, plan, answers, (options, None)).await.map(|(verdict, _)| verdict)
 }
 
 async fn compare_sides(
@@ -160,7 +191,7 @@ async fn compare_sides(
     plan: &Plan,
     answers: &mut Answers<'_>,
     (options, keyed): (Options, Option<Keyed>),
-) -> Outcome<Verdict> {
+) -> Outcome<(Verdict, Vec<Differing>)> {
     let reader = Session::connect_blaming(ends.source, Blame::Source, "verify").await?;
     let holder = Session::connect_blaming(ends.source, Blame::Source, "verify").await?;
     let other = Session::connect_blaming(ends.target, Blame::Target, "verify").await?;
@@ -180,9 +211,10 @@ async fn compare_sides(
         run.find_surplus(index).await?;
     }
     let verdict = Verdict { tables: shown(plan, run.verdict.tables) };
+    let differing = run.differing;
     source.leave().await?;
     target.leave().await?;
-    Ok(verdict)
+    Ok((verdict, differing))
 }
 
 /// Rows of one target table over one set of columns, and whether they are patches of rows that others own.
@@ -197,6 +229,7 @@ struct Run<'r> {
     keyed: Option<Keyed>,
     expected: HashMap<Bucket, Vec<Box<[Datum]>>>,
     verdict: Verdict,
+    differing: Vec<Differing>,
 }
 
 impl<'r> Run<'r> {
@@ -211,6 +244,7 @@ impl<'r> Run<'r> {
             keyed: None,
             expected: HashMap::new(),
             verdict: Verdict { tables },
+            differing: Vec::new(),
         })
     }
 
@@ -363,6 +397,9 @@ impl<'r> Run<'r> {
 
     fn note(&mut self, index: usize, kind: Kind, key: &[String], differ: &[u16]) {
         let target = &self.plan.targets[index];
+        if kind == Kind::Differs && !differ.is_empty() && self.differing.len() < DIFFERING_MOST {
+            self.differing.push(Differing { target: index, key: key.to_vec(), columns: differ.to_vec() });
+        }
         let verdict = &mut self.verdict.tables[index];
         match kind {
             Kind::Differs => verdict.rows_differ += 1,
@@ -371,7 +408,7 @@ impl<'r> Run<'r> {
         }
         if verdict.sample.len() < self.options.sample_rows {
             let columns = differ.iter().map(|column| target.columns[usize::from(*column)].name.clone()).collect();
-            let key = if self.options.values { key.join(", ") } else { hash(&target.name, key) };
+            let key = shown_key(self.options, &target.name, key);
             verdict.sample.push(Difference { kind, key, columns });
         }
     }
@@ -398,6 +435,7 @@ fn empty(plan: &Plan, index: usize) -> TableVerdict {
         rows_missing: 0,
         rows_surplus: 0,
         rows_kept: 0,
+        rows_corrected: 0,
         complement_columns: target.columns.iter().enumerate().filter_map(complement).collect(),
         sample: Vec::new(),
     }
@@ -409,6 +447,10 @@ fn key_of(target: &Target, columns: &Columns, row: &[Datum]) -> Vec<String> {
         _ => String::new(),
     };
     target.key.iter().map(text).collect()
+}
+
+fn shown_key(options: Options, table: &TableName, key: &[String]) -> String {
+    if options.values { key.join(", ") } else { hash(table, key) }
 }
 
 fn hash(table: &TableName, key: &[String]) -> String {

@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -63,18 +64,20 @@ const AREAS: [&str; 6] = ["apple", "Apple", "zebra", "Zebra", "\u{e4}pfel", "_bo
 pub struct Dice(u64);
 
 impl Dice {
-    /// The seed of this run: the one given in `FALKIRK_SEED`, else a new one. Says it, so that a failing run can be run
     /// The dice of a seed: for tests of many seeds, of which the failing one is named.
     pub fn of_seed(seed: u64) -> Dice {
         let mut dice = Dice(seed);
         Dice(dice.next())
     }
 
-    /// The only seed that is to be run, if one was given.
-    pub fn given_seed() -> Option<u64> {
-        std::env::var(SEED_VARIABLE).ok().and_then(|text| text.parse().ok())
+    /// The only seeds that are to be run, if some were given: `7`, or `7-19`.
+    pub fn given_seeds() -> Option<RangeInclusive<u64>> {
+        let text = std::env::var(SEED_VARIABLE).ok()?;
+        let (first, last) = text.split_once('-').unwrap_or((&text, &text));
+        Some(first.parse().ok()?..=last.parse().ok()?)
     }
 
+    /// The seed of this run: the one given in `FALKIRK_SEED`, else a new one. Says it, so that a failing run can be run
     /// again.
     pub fn of_this_run(test: &str) -> Dice {
         let given = std::env::var(SEED_VARIABLE).ok().and_then(|text| text.parse().ok());
@@ -170,7 +173,7 @@ impl<'s> Ledger<'s> {
             })
         };
         let threads = (1..=writers).map(writer).collect();
-        Load { stop, committed, threads }
+        Load::of(stop, committed, threads)
     }
 
     /// Starts a reader of green that looks for halves of transactions (L4).
@@ -184,7 +187,7 @@ impl<'s> Ledger<'s> {
                 seen.fetch_add(u64::from(sum != "0"), Ordering::Relaxed);
             });
         });
-        Load { stop, committed: torn, threads: vec![thread] }
+        Load::of(stop, torn, vec![thread])
     }
 
     /// Compares both sides. Nobody may write meanwhile.
@@ -272,6 +275,10 @@ pub struct Load {
 }
 
 impl Load {
+    pub(crate) fn of(stop: Arc<AtomicBool>, committed: Arc<AtomicU64>, threads: Vec<JoinHandle<()>>) -> Load {
+        Load { stop, committed, threads }
+    }
+
     /// What was counted so far: committed transactions, or sums that were not zero.
     pub fn counted(&self) -> u64 {
         self.committed.load(Ordering::Relaxed)
@@ -298,7 +305,7 @@ impl Drop for Load {
 }
 
 /// Sends one statement after the other; hands on the first value of each answer. Connects again when it must.
-fn run_session(
+pub(crate) fn run_session(
     url: &str,
     stop: &AtomicBool,
     pause: Duration,

@@ -9,6 +9,7 @@ mod component;
 pub mod ledger;
 mod recipe;
 mod side;
+pub mod twins;
 mod wait;
 
 pub use command::{Finished, Running};

@@ -1,5 +1,6 @@
 //! One database of a stage, seen by the application that owns it.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
@@ -78,6 +79,25 @@ impl Side {
     /// Runs statements as the application; the server's own words if it refuses them.
     pub fn try_sql(&self, sql: &str) -> Result<(), String> {
         self.query(sql).map(|_| ())
+    }
+
+    /// Runs statements in the session of one thread, which keeps it: writers do not wait for each other. What a failed
+    /// transaction of several statements leaves open is rolled back.
+    pub fn run(url: &str, sql: &str) -> Result<(), String> {
+        thread_local!(static SESSION: RefCell<Option<Client>> = const { RefCell::new(None) });
+        SESSION.with_borrow_mut(|kept| {
+            wait_for(async {
+                if kept.as_ref().is_none_or(Client::is_closed) {
+                    *kept = Some(connect(url).await?);
+                }
+                let Some(client) = kept.as_ref() else { return Err("not connected".to_owned()) };
+                let done = ask(client, sql).await.map(|_| ());
+                if done.is_err() {
+                    ask(client, "ROLLBACK").await?;
+                }
+                done
+            })
+        })
     }
 
     /// The rows of a query as text, NULL as `~`.

@@ -49,16 +49,24 @@ fn l8_the_whole_story_ends_with_no_difference_while_a_load_was_running() {
     assert_eq!(said["ok"], true, "{said}");
     assert_eq!(said["rows_wrong"], 0, "{said}");
     assert!(said["rows_compared"].as_u64().unwrap() >= 200_000, "{said}");
-    assert!(said["report"]["rows_changed"].as_u64().unwrap() > 100, "{said}");
+    let report = &said["report"];
+    assert!(report["rows_changed"].as_u64().unwrap() > 100, "{said}");
+    assert!(report["rows_changed_back"].as_u64().unwrap() > 100, "{said}");
+    assert_eq!(report["acts"].as_array().unwrap().len(), 10, "{said}");
+    // Once while only forward applied, and three times each way.
+    assert_eq!(report["comparisons"].as_array().unwrap().len(), 7, "{said}");
+    let new_deeds = report["load_of_release_2"]["deeds"].as_array().unwrap();
+    assert!(new_deeds.iter().filter(|deed| deed[1].as_u64().unwrap() > 0).count() > 10, "{said}");
 }
 
 #[test]
 fn a_signal_ends_the_demo_at_any_time_and_says_so() {
     let stage = Stage::one_way("demo_signal");
-    for after_ms in [300, 2_500, 6_000] {
-        let demo = stage.start_falkirk(&["demo"]);
+    for after_ms in [300, 2_500, 6_000, 18_000] {
+        let demo = stage.start_falkirk(&["demo", "--stream", "3"]);
         std::thread::sleep(Duration::from_millis(after_ms));
         demo.signal(Signal::SIGINT);
-        demo.wait(Duration::from_secs(30)).expect(130);
+        let ended = demo.wait(Duration::from_secs(30)).expect(130);
+        assert!(ended.out.is_empty(), "no figures of a story without its end\n{}", ended.out);
     }
 }

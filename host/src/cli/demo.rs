@@ -19,8 +19,8 @@ pub(super) struct Demo {
     /// The shop's transform, built; by default where `make transforms` puts it.
     #[arg(long, value_name = "FILE")]
     transform: Option<PathBuf>,
-    /// How long the load goes on after the link has caught up.
-    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    /// How long the acts last in which users are at work.
+    #[arg(long, value_name = "SECONDS", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     stream: u64,
     /// Transactions that the load tries to make in a second.
     #[arg(long, value_name = "TRANSACTIONS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=10_000))]
@@ -31,7 +31,7 @@ pub(super) struct Demo {
 }
 
 /// How many users are at work in the demo's shop.
-const USERS: u64 = 4;
+const USERS: u64 = 8;
 /// Every demo does the same things.
 const SEED: u64 = 1;
 

@@ -53,12 +53,12 @@ impl Verify {
         };
         // What is wrong with the servers or their roles does not matter here, as long as rules and tables fit.
         let findings = check::preflight(&given).await.map_err(one)?;
-        let Some(plan) = findings.plan else { return Err(findings.problems) };
+        let (Some(plan), back) = (findings.plan, findings.back) else { return Err(findings.problems) };
         let options = Options { values: self.values, sample_rows: self.sample };
         let artifact = artifact.map(|artifact| (artifact, settings.limits));
         verify::verify_through(
             Ends { source: from, target: to },
-            &plan,
+            (&plan, back.as_deref()),
             (&settings.name, settings.link),
             artifact,
             options,
@@ -77,8 +77,8 @@ impl Verify {
             return;
         }
         let numbers = |table: &verify::TableVerdict| {
-            [table.rows_compared, table.rows_differ, table.rows_missing, table.rows_surplus, table.rows_kept]
-                .map(|rows| rows.to_string())
+            let rows = [table.rows_compared, table.rows_differ, table.rows_missing, table.rows_surplus];
+            rows.into_iter().chain([table.rows_kept, table.rows_corrected]).map(|rows| rows.to_string())
         };
         let row = |table: &verify::TableVerdict| {
             let mut row = vec![table.table.to_string()];
@@ -86,7 +86,7 @@ impl Verify {
             row.push(table.complement_columns.join(", "));
             row
         };
-        let head = ["table", "compared", "differ", "missing", "surplus", "kept", "complement"];
+        let head = ["table", "compared", "differ", "missing", "surplus", "kept", "corrected", "complement"];
         table::print(&head, verdict.tables.iter().map(row).collect(), self.common.is_for_eyes());
         for table in &verdict.tables {
             for row in &table.sample {

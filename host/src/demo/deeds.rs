@@ -1,19 +1,40 @@
-//! What the users of the demo's shop do: each deed is one source transaction, as SQL.
+//! What the users of the demo's shop do in release 1: each deed is one source transaction, as SQL. `new_deeds` has what
+//! they do in release 2.
 //!
 //! Pure: the same seed gives the same deeds. Together they touch every table of release 1 with every kind of change
 //! that a link has to carry: inserts, updates of one and of several columns, deletes (with cascades), key changes,
 //! rows that move between partitions, and transactions over several tables. A code, a number or an address is never
-//! used a second time, since release 2 keeps the marks of deleted coupons.
+//! used a second time, since release 2 keeps the marks of deleted coupons. Each user works on a share of the rows that
+//! nobody else touches: whoever moves to the other release takes them along.
 
 use std::fmt::Write;
 
 use crate::demo::chance::Chance;
-use crate::demo::seed;
+use crate::demo::{new_deeds, seed};
 
 /// One kind of deed: its name and how often it is done, in parts of a thousand.
-type Kind = (&'static str, u64, fn(&mut User) -> String);
+pub(super) type Kind = (&'static str, u64, fn(&mut User) -> String);
 
-/// Everything that users do.
+/// The release whose pod a user talks to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// Writes blue.
+    One,
+    /// Writes green.
+    Two,
+}
+
+impl Release {
+    /// Everything that users of this release do.
+    pub fn kinds(self) -> &'static [Kind] {
+        match self {
+            Release::One => KINDS,
+            Release::Two => new_deeds::KINDS,
+        }
+    }
+}
+
+/// Everything that users of release 1 do.
 pub const KINDS: &[Kind] = &[
     ("orders placed", 220, place_order),
     ("orders paid or sent", 130, pay_order),
@@ -42,55 +63,71 @@ pub const KINDS: &[Kind] = &[
 
 /// Somebody at work in the shop.
 pub struct User {
-    chance: Chance,
+    pub(super) chance: Chance,
     number: u64,
+    of: u64,
     used: u64,
 }
 
 impl User {
-    /// The user with this number, for a demo with this seed.
-    pub fn new(seed: u64, number: u64) -> User {
-        User { chance: Chance::new(seed.wrapping_add(number)), number, used: 0 }
+    /// The user with this number of `of` users, for a demo with this seed.
+    pub fn new(seed: u64, number: u64, of: u64) -> User {
+        User { chance: Chance::new(seed.wrapping_add(number)), number, of: of.max(1), used: 0 }
     }
 
-    /// The next deed: its position in [`KINDS`], and its SQL.
-    pub fn next_deed(&mut self) -> (usize, String) {
-        let all: u64 = KINDS.iter().map(|(_, often, _)| often).sum();
+    /// The next deed in a release: its position in `Release::kinds`, and its SQL.
+    pub fn next_deed(&mut self, release: Release) -> (usize, String) {
+        let kinds = release.kinds();
+        let all: u64 = kinds.iter().map(|(_, often, _)| often).sum();
         let mut point = self.chance.below(all);
-        for (kind, (_, often, sql)) in KINDS.iter().enumerate() {
+        for (kind, (_, often, sql)) in kinds.iter().enumerate() {
             match point.checked_sub(*often) {
                 Some(rest) => point = rest,
                 None => return (kind, sql(self)),
             }
         }
-        (0, place_order(self))
+        (0, kinds[0].2(self))
     }
 
     /// A text that nobody uses a second time.
-    fn fresh(&mut self) -> String {
+    pub(super) fn fresh(&mut self) -> String {
         self.used += 1;
         format!("{}-{}", self.number, self.used)
     }
 
-    /// A row of a table that is there now, near a random place of its key.
-    fn some(&mut self, table: &str, upto: u64, condition: &str) -> String {
+    /// The condition that a number is of this user's share.
+    pub(super) fn own(&self, number: &str) -> String {
+        format!("{number} % {} = {}", self.of, self.number)
+    }
+
+    /// A number of this user's share, from 1 up to `upto`.
+    pub(super) fn own_number(&mut self, upto: u64) -> u64 {
+        let first = if self.number == 0 { self.of } else { self.number };
+        first + self.chance.below(upto / self.of) * self.of
+    }
+
+    /// An own row of a table that is there now, near a random place of its key.
+    pub(super) fn some(&mut self, table: &str, upto: u64, condition: &str) -> String {
         let from = self.chance.below(upto) + 1;
         format!("(SELECT id FROM {table} WHERE id >= {from} AND {condition} ORDER BY id LIMIT 1)")
     }
 
-    fn customer(&mut self) -> String {
-        self.some("customer", seed::CUSTOMERS, "true")
+    pub(super) fn customer(&mut self) -> String {
+        let own = self.own("id");
+        self.some("customer", seed::CUSTOMERS, &own)
     }
 
-    fn order(&mut self, condition: &str) -> String {
-        self.some("orders", seed::ORDERS, condition)
+    /// An order of an own customer.
+    pub(super) fn order(&mut self, condition: &str) -> String {
+        let own = self.own("customer_id");
+        self.some("orders", seed::ORDERS, &format!("{own} AND {condition}"))
     }
 
-    fn product(&mut self) -> u64 {
-        self.chance.below(seed::PRODUCTS) + 1
+    pub(super) fn product(&mut self) -> u64 {
+        self.own_number(seed::PRODUCTS)
     }
 
-    fn name(&mut self) -> String {
+    pub(super) fn name(&mut self) -> String {
         let first = self.chance.one_of(seed::FIRST_NAMES);
         let last = self.chance.one_of(seed::LAST_NAMES);
         match self.chance.below(10) {
@@ -101,7 +138,7 @@ impl User {
     }
 
     /// A basket's list: each article once.
-    fn items(&mut self) -> String {
+    pub(super) fn items(&mut self) -> String {
         let (first, step) = (self.chance.below(40), self.chance.below(9) + 1);
         let item = |place: u64, quantity: u64| serde_json::json!({ "sku": format!("sku-{}", first + place * step), "quantity": quantity });
         let count = self.chance.below(6);
@@ -130,7 +167,7 @@ fn place_order(user: &mut User) -> String {
     )
 }
 
-fn pay_order(user: &mut User) -> String {
+pub(super) fn pay_order(user: &mut User) -> String {
     let order = user.order("status IN ('new', 'paid')");
     format!("UPDATE orders SET status = CASE status WHEN 'new' THEN 'paid' ELSE 'sent' END WHERE id = {order}")
 }
@@ -145,7 +182,7 @@ fn reopen_order(user: &mut User) -> String {
     format!("UPDATE orders SET status = 'sent', total = total + 1 WHERE id = {order}")
 }
 
-fn renumber_order(user: &mut User) -> String {
+pub(super) fn renumber_order(user: &mut User) -> String {
     let order = user.order("true");
     format!(
         "WITH old AS (SELECT id FROM orders WHERE id = {order} FOR UPDATE),
@@ -155,7 +192,7 @@ fn renumber_order(user: &mut User) -> String {
     )
 }
 
-fn renumber_line(user: &mut User) -> String {
+pub(super) fn renumber_line(user: &mut User) -> String {
     let order = user.order("true");
     format!(
         "UPDATE order_line SET line_no = line_no + 100, quantity = quantity + 1
@@ -195,11 +232,12 @@ fn change_details(user: &mut User) -> String {
 }
 
 /// Takes the youngest customer without orders; baskets and sessions go with the customer.
-fn delete_customer(_: &mut User) -> String {
+fn delete_customer(user: &mut User) -> String {
     format!(
-        "DELETE FROM customer WHERE id = (SELECT id FROM customer c WHERE id > {}
+        "DELETE FROM customer WHERE id = (SELECT id FROM customer c WHERE id > {} AND {}
              AND NOT EXISTS (SELECT FROM orders o WHERE o.customer_id = c.id) ORDER BY id DESC LIMIT 1)",
-        seed::CUSTOMERS
+        seed::CUSTOMERS,
+        user.own("id")
     )
 }
 
@@ -215,13 +253,13 @@ fn relabel(user: &mut User) -> String {
 }
 
 fn change_basket(user: &mut User) -> String {
-    let (customer, items) = (user.chance.below(seed::BASKETS) + 1, user.items());
+    let (customer, items) = (user.own_number(seed::BASKETS), user.items());
     format!("UPDATE basket SET items = '{items}' WHERE customer_id = {customer}")
 }
 
 /// The basket gets another key, unless the other customer has a basket.
 fn hand_over_basket(user: &mut User) -> String {
-    let (from, to) = (user.chance.below(seed::BASKETS) + 1, user.customer());
+    let (from, to) = (user.own_number(seed::BASKETS), user.customer());
     format!(
         "UPDATE basket SET customer_id = heir.id FROM (SELECT {to} AS id) AS heir
          WHERE customer_id = {from} AND NOT EXISTS (SELECT FROM basket taken WHERE taken.customer_id = heir.id)"
@@ -229,24 +267,23 @@ fn hand_over_basket(user: &mut User) -> String {
 }
 
 /// Sessions belong to customers who are never deleted: the seeded ones.
-fn refresh_session(user: &mut User) -> String {
-    let (customer, session, page) =
-        (user.chance.below(seed::CUSTOMERS) + 1, user.chance.below(5_000), user.chance.below(100));
+pub(super) fn refresh_session(user: &mut User) -> String {
+    let (customer, session, page) = (user.own_number(seed::CUSTOMERS), user.own_number(5_000), user.chance.below(100));
     format!(
         "INSERT INTO user_session VALUES (md5('load {session}')::uuid, {customer}, '{{\"page\": {page}}}', now() + '1 hour')
          ON CONFLICT (id) DO UPDATE SET data = excluded.data, expires_at = excluded.expires_at"
     )
 }
 
-fn end_session(user: &mut User) -> String {
-    let session = user.chance.below(5_000);
+pub(super) fn end_session(user: &mut User) -> String {
+    let session = user.own_number(5_000);
     match user.chance.below(3) {
         0 => format!("UPDATE user_session SET id = gen_random_uuid() WHERE id = md5('load {session}')::uuid"),
         _ => format!("DELETE FROM user_session WHERE id = md5('load {session}')::uuid"),
     }
 }
 
-fn record_event(user: &mut User) -> String {
+pub(super) fn record_event(user: &mut User) -> String {
     let (days, kind, page) =
         (user.chance.below(1_000), user.chance.one_of(&["view", "search", "click"]), user.chance.below(100));
     format!(
@@ -256,8 +293,9 @@ fn record_event(user: &mut User) -> String {
 }
 
 /// A new time may move the row to another partition, on either side.
-fn correct_event(user: &mut User) -> String {
-    let (event, days) = (user.some("event", seed::EVENTS, "true"), user.chance.below(1_000));
+pub(super) fn correct_event(user: &mut User) -> String {
+    let own = user.own("id");
+    let (event, days) = (user.some("event", seed::EVENTS, &own), user.chance.below(1_000));
     match user.chance.below(3) {
         0 => format!("DELETE FROM event WHERE id = {event}"),
         1 => format!("UPDATE event SET kind = upper(kind) WHERE id = {event}"),
@@ -268,15 +306,16 @@ fn correct_event(user: &mut User) -> String {
     }
 }
 
-fn write_review(user: &mut User) -> String {
+pub(super) fn write_review(user: &mut User) -> String {
     let (product, stars) = (user.product(), user.chance.below(5) + 1);
     format!(
         "INSERT INTO review (product_id, stars, body) VALUES ({product}, {stars}, repeat('It''s \\ good. ', {stars}))"
     )
 }
 
-fn drop_review(user: &mut User) -> String {
-    let review = user.some("review", seed::REVIEWS, "true");
+pub(super) fn drop_review(user: &mut User) -> String {
+    let own = user.own("id");
+    let review = user.some("review", seed::REVIEWS, &own);
     match user.chance.below(3) {
         0 => format!("DELETE FROM review WHERE id = {review}"),
         1 => format!("UPDATE review SET stars = 6 - stars WHERE id = {review}"),
@@ -284,17 +323,19 @@ fn drop_review(user: &mut User) -> String {
     }
 }
 
-fn issue_coupon(user: &mut User) -> String {
+pub(super) fn issue_coupon(user: &mut User) -> String {
     let (code, percent) = (user.fresh(), user.chance.below(90) + 1);
     format!("INSERT INTO coupon VALUES ('LOAD-{code}', {percent})")
 }
 
-fn some_coupon(user: &mut User) -> String {
-    let from = user.chance.below(seed::COUPONS);
-    format!("(SELECT code FROM coupon WHERE code >= 'SEED-{from}' ORDER BY code LIMIT 1)")
+pub(super) fn some_coupon(user: &mut User) -> String {
+    let (from, own) = (user.chance.below(seed::COUPONS), user.own("ascii(right(code, 1))"));
+    format!(
+        "(SELECT code FROM coupon WHERE code >= 'SEED-{from}' AND code LIKE 'SEED-%' AND {own} ORDER BY code LIMIT 1)"
+    )
 }
 
-fn recode_coupon(user: &mut User) -> String {
+pub(super) fn recode_coupon(user: &mut User) -> String {
     let (coupon, code) = (some_coupon(user), user.fresh());
     format!("UPDATE coupon SET code = 'SWAP-{code}', percent = 1 + percent % 100 WHERE code = {coupon}")
 }
@@ -310,8 +351,8 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_deeds_and_another_gives_others() {
         let deeds = |seed: u64, number: u64| {
-            let mut user = User::new(seed, number);
-            (0..200).map(|_| user.next_deed()).collect::<Vec<_>>()
+            let mut user = User::new(seed, number, 10);
+            (0..200).map(|_| user.next_deed(Release::One)).collect::<Vec<_>>()
         };
         assert_eq!(deeds(1, 1), deeds(1, 1));
         assert_ne!(deeds(1, 1), deeds(1, 2));
@@ -319,11 +360,24 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_deed_is_done() {
-        let mut user = User::new(7, 1);
-        let mut done = vec![0; KINDS.len()];
-        (0..5_000).for_each(|_| done[user.next_deed().0] += 1);
-        assert!(done.iter().all(|count| *count > 0), "{done:?}");
-        assert_eq!(KINDS.iter().map(|(_, often, _)| often).sum::<u64>(), 1_000);
+    fn every_kind_of_deed_is_done_in_both_releases() {
+        for release in [Release::One, Release::Two] {
+            let mut user = User::new(7, 1, 4);
+            let mut done = vec![0; release.kinds().len()];
+            (0..5_000).for_each(|_| done[user.next_deed(release).0] += 1);
+            assert!(done.iter().all(|count| *count > 0), "{done:?}");
+            assert_eq!(release.kinds().iter().map(|(_, often, _)| often).sum::<u64>(), 1_000);
+        }
+    }
+
+    #[test]
+    fn the_users_shares_are_disjoint_and_leave_nothing_out() {
+        let mut owners = [0; 41];
+        for number in 0..4 {
+            let mut user = User::new(3, number, 4);
+            let own: std::collections::BTreeSet<u64> = (0..1_000).map(|_| user.own_number(40)).collect();
+            own.iter().for_each(|number| owners[*number as usize] += 1);
+        }
+        assert_eq!((owners[0], &owners[1..]), (0, &[1; 40][..]));
     }
 }

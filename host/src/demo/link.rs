@@ -1,4 +1,4 @@
-//! The demo's link: the same one that `falkirk run` runs, in a task of its own, watched.
+//! The demo's links: the same ones that `falkirk run` runs, in a task of their own, watched.
 
 use std::time::Duration;
 
@@ -12,51 +12,85 @@ use crate::show;
 use crate::supervisor::{self, Shown, Summary, Until};
 
 /// Longer than this nothing in the demo takes, on the slowest machine that is of any use.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub(super) const PATIENCE: Duration = Duration::from_secs(300);
 
-/// A running link.
+/// Running links: one applies and the other one watches, or both apply.
 pub struct Link {
     stop: watch::Sender<bool>,
     live: watch::Receiver<Live>,
+    other: watch::Receiver<Live>,
     /// `None` once its answer was taken.
     task: Option<JoinHandle<Result<Vec<Summary>, Vec<Problem>>>>,
     show: JoinHandle<()>,
 }
 
 impl Link {
-    /// Lets it run until it is told to end, and shows it.
+    /// Lets them run until they are told to end, and shows them.
     pub fn start(settings: Settings, for_eyes: bool) -> Link {
         let (stop, stopped) = watch::channel(false);
         let (tell, live) = watch::channel(Live::default());
-        let (other, _) = watch::channel(Live::default());
-        let show = tokio::spawn(show::show(vec![(settings.origin().name(), live.clone())], for_eyes));
-        let shown = Shown { origin: tell, other };
+        let (tell_other, other) = watch::channel(Live::default());
+        let origin = settings.origin();
+        let links = vec![(origin.name(), live.clone()), (origin.other().name(), other.clone())];
+        let show = tokio::spawn(show::show(links, for_eyes));
+        let shown = Shown { origin: tell, other: tell_other };
         let task = tokio::spawn(async move { supervisor::run(&settings, Until::Told, stopped, shown).await });
-        Link { stop, live, task: Some(task), show }
+        Link { stop, live, other, task: Some(task), show }
     }
 
-    /// The live state, for whoever wants to watch as well.
+    /// The forward link's live state, for whoever wants to watch as well.
     pub fn live(&self) -> watch::Receiver<Live> {
         self.live.clone()
     }
 
-    /// Waits until the live state is as wished. A link that ends before that is a problem: usually it says which.
-    pub async fn until(&mut self, what: &str, wish: impl FnMut(&Live) -> bool) -> Result<(), Vec<Problem>> {
-        match tokio::time::timeout(PATIENCE, self.live.wait_for(wish)).await {
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err(_)) => {}
+    /// The backward link's.
+    pub fn back(&self) -> watch::Receiver<Live> {
+        self.other.clone()
+    }
+
+    /// Waits until the live states, forward and backward, are as wished. Links that end before that are a problem: usually
+    /// they say which.
+    pub async fn until(&mut self, what: &str, wish: impl Fn(&Live, &Live) -> bool) -> Result<(), Vec<Problem>> {
+        let (mut live, mut other) = (self.live.clone(), self.other.clone());
+        let waited = tokio::time::timeout(PATIENCE, async {
+            loop {
+                if wish(&live.borrow_and_update(), &other.borrow_and_update()) {
+                    return true;
+                }
+                let changed = tokio::select! {
+                    changed = live.changed() => changed,
+                    changed = other.changed() => changed,
+                };
+                if changed.is_err() {
+                    return false;
+                }
+            }
+        });
+        match waited.await {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
             Err(_) => {
                 let seconds = PATIENCE.as_secs();
                 return Err(ended(format!("the link has not {what} after {seconds} s"), "DEMO_TOO_SLOW"));
             }
         }
+        self.ended_before(what).await
+    }
+
+    /// Links that have ended say why.
+    pub async fn ended_before(&mut self, what: &str) -> Result<(), Vec<Problem>> {
         match self.answer().await {
             Err(problems) => Err(problems),
             Ok(_) => Err(ended(format!("the link ended before it had {what}"), "DEMO_LINK_ENDED")),
         }
     }
 
-    /// Tells it to end, and waits until it has finished what it had received.
+    /// Whether it has ended by itself.
+    pub fn has_ended(&self) -> bool {
+        self.task.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Tells them to end, and waits until they have finished what they had received.
     pub async fn end(mut self) -> Result<Vec<Summary>, Vec<Problem>> {
         self.stop.send_replace(true);
         let summary = self.answer().await;
@@ -74,6 +108,6 @@ impl Link {
     }
 }
 
-fn ended(what: String, code: &'static str) -> Vec<Problem> {
+pub(super) fn ended(what: String, code: &'static str) -> Vec<Problem> {
     vec![Problem::refuse(Blame::Host, code, what).remedy("see the log above; FALKIRK_LOG=debug says more")]
 }

@@ -1,8 +1,8 @@
 //! `falkirk demo`: the whole story on two private servers that it starts and removes itself.
 //!
 //! ```text
-//!   servers --> schemas, roles, rows --> check --> load on blue .......................... load ends
-//!                                                    link: copy --> stream --> caught up -- ... -- drained --> verify
+//!   users   release 1 .................................. one by one to 2 ..... back to 1 ..... to 2 again
+//!   links             copy, forward -- compared -- both ............. compared ..... compared ..... compared -- clean
 //! ```
 //!
 //! It touches nothing but its own two servers, and it leaves nothing behind: not after its end, not after a signal, and,
@@ -10,9 +10,11 @@
 
 mod acts;
 mod chance;
+mod crew;
 mod deeds;
 mod link;
 pub mod load;
+mod new_deeds;
 mod roles;
 pub mod seed;
 pub mod servers;
@@ -35,7 +37,7 @@ pub struct Options {
     pub keep: bool,
     /// The shop's transform as a component; found beside the command's build if not given.
     pub transform: Option<PathBuf>,
-    /// How long the load goes on after the link has caught up, in seconds.
+    /// How long the acts last in which users are at work, in seconds.
     pub stream_s: u64,
     /// The load.
     pub pace: Pace,

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::cluster::{Cluster, Options};
+use crate::config::Direction;
 use crate::demo::{roles, seed};
 use crate::pg::address::Address;
 use crate::pg::session::Session;
@@ -40,21 +41,18 @@ impl Servers {
 
     /// Makes the shop's databases, schemas and roles, as its people would.
     pub async fn furnish(&self) -> Outcome<()> {
-        tokio::try_join!(
-            self.furnish_one(&self.blue, V1, roles::SOURCE, FULL_IDENTITY),
-            self.furnish_one(&self.green, V2, roles::TARGET, "")
-        )?;
+        tokio::try_join!(self.furnish_one(&self.blue, V1), self.furnish_one(&self.green, V2))?;
         Ok(())
     }
 
-    async fn furnish_one(&self, server: &Cluster, schema: &str, recipe: &str, more: &str) -> Outcome<()> {
+    async fn furnish_one(&self, server: &Cluster, schema: &str) -> Outcome<()> {
         let first = connect(&server.superuser_url("postgres")).await?;
         first.run(&format!("CREATE ROLE {OWNER} LOGIN PASSWORD '{}'", self.password)).await?;
         first.run(&format!("CREATE DATABASE {DATABASE} OWNER {OWNER}")).await?;
         let shop = connect(&server.url(OWNER, &self.password, DATABASE)).await?;
         shop.run("SET search_path = public").await?;
         shop.run(schema).await?;
-        shop.run(more).await?;
+        shop.run(FULL_IDENTITY).await?;
         let administrator = connect(&server.superuser_url(DATABASE)).await?;
         let values = [
             ("role", ROLE),
@@ -63,7 +61,9 @@ impl Servers {
             ("schema", "public"),
             ("DBNAME", DATABASE),
         ];
-        roles::run(&administrator, recipe, &values).await
+        // Each side is read and written.
+        roles::run(&administrator, roles::SOURCE, &values).await?;
+        roles::run(&administrator, roles::TARGET, &values).await
     }
 
     /// Fills blue; returns how many rows it has then.
@@ -82,7 +82,7 @@ impl Servers {
     }
 
     /// Writes the configuration, with its secrets in files beside it.
-    pub fn write_configuration(&self, transform: &Path) -> Outcome<PathBuf> {
+    pub fn write_configuration(&self, transform: &Path, direction: Direction) -> Outcome<PathBuf> {
         let folder = self.blue.folder();
         let write = |name: &str, text: &str| {
             let path = folder.join(name);
@@ -93,10 +93,15 @@ impl Servers {
         let transform = serde_json::Value::from(transform.display().to_string());
         // A JSON string is a TOML string.
         let text = format!(
-            "[migration]\nname = \"shop\"\ndirection = \"forward\"\nrollback = \"none\"\ntransforms = [{transform}]\n\n\
+            "[migration]\nname = \"shop\"\ndirection = \"{}\"\nconflict = \"green_wins\"\ntransforms = [{transform}]\n\n\
              [blue]\nurl_file = \"blue.url\"\nschema_version = \"1\"\n\n\
              [green]\nurl_file = \"green.url\"\nschema_version = \"2\"\n\n\
-             [copy]\nworkers = 2\n"
+             [copy]\nworkers = 2\n",
+            match direction {
+                Direction::Forward => "forward",
+                Direction::Backward => "backward",
+                Direction::Both => "both",
+            }
         );
         write("falkirk.toml", &text)
     }

@@ -7,7 +7,8 @@ use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
 use crate::demo::load::Tally;
-use crate::verify::Verdict;
+use crate::names::TableName;
+use crate::verify::{TableVerdict, Verdict};
 
 /// How far green was behind blue while both were at work.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -24,18 +25,54 @@ pub struct Lag {
     pub rows_a_second: f64,
 }
 
-/// How long the acts took.
+/// One act, as it was told.
+#[derive(Clone, Debug, Serialize)]
+pub struct Act {
+    /// What happened.
+    pub name: String,
+    /// How long it took.
+    pub seconds: f64,
+    /// Its figures, as a sentence.
+    pub figures: String,
+}
+
+/// A comparison of what one link has brought.
+#[derive(Clone, Debug, Serialize)]
+pub struct Comparison {
+    /// The link.
+    pub link: &'static str,
+    /// How long it took.
+    pub seconds: f64,
+    /// What was found.
+    pub verdict: Verdict,
+}
+
+impl Comparison {
+    /// What only release 2 knows has changed while nobody was there: as bad as a row that differs.
+    pub fn lost_levels() -> Comparison {
+        let table = TableVerdict {
+            table: TableName::new("public", "customer"),
+            rows_compared: 0,
+            rows_differ: 1,
+            rows_missing: 0,
+            rows_surplus: 0,
+            rows_kept: 0,
+            rows_corrected: 0,
+            complement_columns: vec!["loyalty_level".into()],
+            sample: Vec::new(),
+        };
+        Comparison { link: "backward", seconds: 0.0, verdict: Verdict { tables: vec![table] } }
+    }
+}
+
+/// How long parts of the story took.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Times {
     /// Servers, schemas, roles and rows.
     pub seeded_s: f64,
     /// The copy, from the link's start on.
     pub copied_s: f64,
-    /// What was written during the copy.
-    pub caught_up_s: f64,
-    /// The load beside a link that has caught up.
-    pub streamed_s: f64,
-    /// The comparison.
+    /// All comparisons.
     pub compared_s: f64,
     /// Everything.
     pub all_s: f64,
@@ -48,32 +85,47 @@ pub struct Report {
     pub rows_seeded: u64,
     /// Rows copied.
     pub rows_copied: u64,
-    /// Source transactions applied.
+    /// Blue's transactions applied.
     pub transactions_applied: u64,
     /// Rows inserted, updated and deleted on green by the stream.
     pub rows_changed: u64,
-    /// What the users did.
+    /// The same on blue, by the backward link.
+    pub rows_changed_back: u64,
+    /// What the users did in release 1.
     pub load: Tally,
-    /// How far behind green was.
+    /// What they did in release 2.
+    pub load_of_release_2: Tally,
+    /// How far behind green was while only forward applied.
     pub lag: Lag,
-    /// What the comparison found.
-    pub verdict: Verdict,
+    /// The acts.
+    pub acts: Vec<Act>,
+    /// What the comparisons found.
+    pub comparisons: Vec<Comparison>,
     /// How long it took.
     pub times: Times,
 }
 
 impl Report {
-    /// Whether green holds exactly what it should.
+    /// Whether each side held exactly what it should, whenever that was looked at.
     pub fn is_good(&self) -> bool {
-        self.verdict.rows_wrong() == 0
+        self.rows_wrong() == 0
+    }
+
+    /// Rows that differed, in all comparisons.
+    pub fn rows_wrong(&self) -> u64 {
+        self.comparisons.iter().map(|comparison| comparison.verdict.rows_wrong()).sum()
+    }
+
+    fn rows_compared(&self) -> u64 {
+        self.comparisons.iter().map(|comparison| comparison.verdict.rows_compared()).sum()
     }
 
     /// For a program.
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::json!({
             "ok": self.is_good(),
-            "rows_compared": self.verdict.rows_compared(),
-            "rows_wrong": self.verdict.rows_wrong(),
+            "rows_compared": self.rows_compared(),
+            "rows_wrong": self.rows_wrong(),
             "report": self,
         })
     }
@@ -87,10 +139,10 @@ impl Report {
         });
         let mut tables = Table::new();
         tables.load_style(UTF8_FULL_CONDENSED);
-        tables.set_header(["table on green", "rows compared", "rows that differ", "kept", "complement"]);
-        for table in &self.verdict.tables {
+        tables.set_header(["table", "rows compared", "rows that differ", "kept", "complement"]);
+        for (side, table) in self.last_verdicts() {
             tables.add_row([
-                table.table.to_string(),
+                format!("{side} {}", table.table),
                 grouped(table.rows_compared),
                 grouped(table.rows_wrong()),
                 grouped(table.rows_kept),
@@ -105,15 +157,30 @@ impl Report {
     /// For a pipe.
     pub fn to_lines(&self) -> String {
         let mut text = String::new();
-        for table in &self.verdict.tables {
+        for (side, table) in self.last_verdicts() {
             // Writing to a String cannot fail.
-            let _ =
-                writeln!(text, "{}: {} rows compared, {} differ", table.table, table.rows_compared, table.rows_wrong());
+            let _ = writeln!(
+                text,
+                "{side} {}: {} rows compared, {} differ",
+                table.table,
+                table.rows_compared,
+                table.rows_wrong()
+            );
         }
         for (name, figure) in self.lines() {
             let _ = writeln!(text, "{name}: {figure}");
         }
         text.trim_end().to_owned()
+    }
+
+    /// Table by table, what the last comparison each way has found, with the side that was written.
+    fn last_verdicts(&self) -> Vec<(&'static str, &TableVerdict)> {
+        let last = |link: &str| self.comparisons.iter().rfind(|comparison| comparison.link == link);
+        let of = |link, side| {
+            let tables = last(link).into_iter().flat_map(|comparison| &comparison.verdict.tables);
+            tables.map(move |table| (side, table))
+        };
+        of("forward", "green").chain(of("backward", "blue")).collect()
     }
 
     fn lines(&self) -> Vec<(&'static str, String)> {
@@ -124,15 +191,36 @@ impl Report {
                 "rows copied",
                 format!("{} in {:.1} s ({}/s)", grouped(self.rows_copied), times.copied_s, grouped(a_second as u64)),
             ),
-            ("transactions of the load", grouped(self.load.total())),
-            ("transactions applied", grouped(self.transactions_applied)),
+            (
+                "transactions of the load",
+                format!(
+                    "{} in release 1, {} in release 2",
+                    grouped(self.load.total()),
+                    grouped(self.load_of_release_2.total())
+                ),
+            ),
             (
                 "changes applied",
-                format!("{} rows ({:.0}/s while streaming)", grouped(self.rows_changed), lag.rows_a_second),
+                format!(
+                    "{} rows forward, {} rows backward",
+                    grouped(self.rows_changed),
+                    grouped(self.rows_changed_back)
+                ),
             ),
-            ("lag", format!("median {} ms, p99 {} ms, most {} ms", lag.median_ms, lag.p99_ms, lag.most_ms)),
-            ("rows compared", format!("{} in {:.1} s", grouped(self.verdict.rows_compared()), times.compared_s)),
-            ("rows that differ", grouped(self.verdict.rows_wrong())),
+            (
+                "lag while only forward applied",
+                format!("median {} ms, p99 {} ms, most {} ms", lag.median_ms, lag.p99_ms, lag.most_ms),
+            ),
+            (
+                "rows compared",
+                format!(
+                    "{} in {} comparisons, {:.1} s",
+                    grouped(self.rows_compared()),
+                    self.comparisons.len(),
+                    times.compared_s
+                ),
+            ),
+            ("rows that differ", grouped(self.rows_wrong())),
             ("time", format!("{:.1} s", times.all_s)),
         ]
     }
@@ -145,7 +233,7 @@ fn right(table: &mut Table, column: usize) {
 }
 
 /// 1234567 as 1,234,567.
-fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (place, digit) in digits.chars().enumerate() {
@@ -160,36 +248,23 @@ fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::TableName;
-    use crate::verify::TableVerdict;
 
     fn report(rows_differ: u64) -> Report {
-        let table = TableVerdict {
-            table: TableName::new("public", "customer"),
-            rows_compared: 40_123,
-            rows_differ,
-            rows_missing: 0,
-            rows_surplus: 0,
-            rows_kept: 0,
-            complement_columns: vec!["loyalty_level".into()],
-            sample: Vec::new(),
-        };
+        let tally = |deed| Tally { deeds: vec![(deed, 7)], repeated: 0, declined: 0 };
+        let table =
+            TableVerdict { rows_compared: 40_123, rows_differ, ..Comparison::lost_levels().verdict.tables.remove(0) };
         Report {
             rows_seeded: 200_000,
             rows_copied: 200_000,
             transactions_applied: 10,
             rows_changed: 12_345,
-            load: Tally { deeds: vec![("orders placed", 7)], repeated: 0, declined: 0 },
+            rows_changed_back: 678,
+            load: tally("orders placed"),
+            load_of_release_2: tally("orders placed"),
             lag: Lag { median_ms: 3, p99_ms: 20, most_ms: 31, samples: 5, rows_a_second: 99.4 },
-            verdict: Verdict { tables: vec![table] },
-            times: Times {
-                seeded_s: 1.0,
-                copied_s: 2.0,
-                caught_up_s: 0.5,
-                streamed_s: 3.0,
-                compared_s: 1.0,
-                all_s: 8.0,
-            },
+            acts: vec![Act { name: "an act".into(), seconds: 1.0, figures: "7 of 7".into() }],
+            comparisons: vec![Comparison { link: "forward", seconds: 1.0, verdict: Verdict { tables: vec![table] } }],
+            times: Times { seeded_s: 1.0, copied_s: 2.0, compared_s: 1.0, all_s: 8.0 },
         }
     }
 
@@ -200,6 +275,7 @@ mod tests {
         assert!(bad.to_lines().contains("rows that differ: 2"), "{}", bad.to_lines());
         assert_eq!(bad.to_json()["rows_wrong"], 2);
         assert!(bad.to_table().contains("rows that differ"));
+        assert!(bad.to_lines().contains("green public.customer: 40123 rows compared, 2 differ"), "{}", bad.to_lines());
         assert!(report(0).is_good());
     }
 

@@ -35,8 +35,10 @@ impl Open<'_> {
         let link = self.identity.link;
         let part = match (pair.applies, pair.other_applies) {
             (false, _) => Part::Watches(self.trial(link).await?),
-            (true, false) => Part::Applies,
-            (true, true) => Part::Decides(Box::new(self.deciding(pair, &notebook, checkpoint).await?)),
+            // What the watched side changes meanwhile waits and is decided later: what is written over it has to be decided
+            // by the same winner now, or the two decisions would differ (L8).
+            (true, false) if self.standings(pair)?.iter().all(|standing| *standing == Standing::Wins) => Part::Applies,
+            (true, _) => Part::Decides(Box::new(self.deciding(pair, &notebook, checkpoint).await?)),
         };
         Ok(Some(TwoWay { notebook, seen: pair.seen.clone(), part }))
     }
@@ -79,7 +81,7 @@ impl Open<'_> {
         let source_keys = keys.map(|(at, source)| Some(names((source, notebook.key_of(at)?)))).collect();
         let nudge = Session::connect_blaming(&settings.target().address, Blame::Target, "nudge").await?;
         Ok(Deciding {
-            standings: self.standings()?,
+            standings: self.standings(pair)?,
             parts: notebook.parts().clone(),
             source_keys,
             settled: Settled::new(link, &own, &others, parked),
@@ -89,14 +91,18 @@ impl Open<'_> {
         })
     }
 
-    /// How this link stands on each of its targets.
-    fn standings(&self) -> Outcome<Vec<Standing>> {
+    /// How this link stands on each of its targets. Without a word on it, a link that applies alone wins: its source is the
+    /// one that is written.
+    fn standings(&self, pair: &Pair) -> Outcome<Vec<Standing>> {
         let (settings, link) = (&self.context.settings, self.identity.link);
         let mut standings = Vec::new();
         for tables in together(&self.plan, self.back.as_deref()) {
             let standing = match settings.winner(tables.iter())? {
                 Some(winner) if winner == link => Standing::Wins,
                 Some(_) => Standing::Yields,
+                None if !pair.other_applies && settings.conflict.is_none() && settings.conflict_of.is_empty() => {
+                    Standing::Wins
+                }
                 None => Standing::Stops,
             };
             standings.push(standing);

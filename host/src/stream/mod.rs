@@ -173,11 +173,11 @@ pub async fn run(
         reader_stop,
     };
     // The guest computes for milliseconds at a time: a thread of its own keeps the runtime's threads free for I/O.
-    let runtime = tokio::runtime::Handle::current();
-    let middle = tokio::task::spawn_blocking(move || runtime.block_on(middle.run(parcels, batches, stop)));
+    let (runtime, told) = (tokio::runtime::Handle::current(), stop.clone());
+    let middle = tokio::task::spawn_blocking(move || runtime.block_on(middle.run(parcels, batches, told)));
 
     let target = write::Target { plan: &stream.plan, deciding: deciding.as_deref_mut(), durable: &durable, live };
-    let ended = write::write(stream.writer, work, target, stream.strict_until).await;
+    let ended = write::write(stream.writer, work, target, (stream.strict_until, stop)).await;
     drop(durable);
     let read = reader.await.unwrap_or_else(|_| Err(task_lost("reader")));
     middle.await.map_err(|_| task_lost("lifter"))?;

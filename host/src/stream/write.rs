@@ -1,6 +1,7 @@
 //! The writing end of a stream: takes work, keeps the writer busy, and says what has become durable.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
@@ -13,12 +14,15 @@ use crate::problem::Outcome;
 use super::parked::AGAIN;
 use super::{Deciding, End, Work, now_us};
 
+/// How long a batch may still be decided once the links are told to stop.
+const LAST_DECISION: Duration = Duration::from_secs(1);
+
 /// The writing end. `None`: the lifter ended without a word, because the reader did.
 pub(super) async fn write(
     mut writer: Writer<'_>,
     mut work: mpsc::Receiver<Work>,
     mut target: Target<'_>,
-    strict_until: Option<Lsn>,
+    (strict_until, stop): (Option<Lsn>, watch::Receiver<bool>),
 ) -> Outcome<Option<End>> {
     let mut closings: VecDeque<(Closing, u64)> = VecDeque::new();
     writer.strict = strict_until.is_some();
@@ -57,7 +61,12 @@ pub(super) async fn write(
                 let Some(deciding) = target.deciding.as_deref_mut() else { continue };
                 closings.extend(claims.last.map(|closing| (closing, claims.claims.len() as u64)));
                 let strict = strict_until.is_some_and(|until| writer.durable() < until);
-                let position = deciding.write(&mut writer, target.plan, claims, strict, target.live).await?;
+                // Both links are told to stop at once, and what is to be decided waits for what the other one reads: what
+                // is not decided soon is decided after the next start (L2).
+                let position = tokio::select! {
+                    decided = deciding.write(&mut writer, target.plan, claims, strict, target.live) => decided?,
+                    () = told_a_while_ago(stop.clone()) => return Ok(Some(End::Stopped)),
+                };
                 target.publish(position, &mut closings);
             }
             Some(Work::Batch(batch)) => {
@@ -69,6 +78,11 @@ pub(super) async fn write(
             }
         }
     }
+}
+
+async fn told_a_while_ago(mut stop: watch::Receiver<bool>) {
+    super::reader::told(&mut stop).await;
+    tokio::time::sleep(LAST_DECISION).await;
 }
 
 /// Where the writing end writes, and whom it tells.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, interval_at};
+use tokio::time::{Instant, Interval, interval_at};
 use tokio_postgres::Client;
 
 use crate::Wish;
@@ -27,10 +27,24 @@ CREATE TABLE ping (
 const WRITERS: i32 = 4;
 const TRANSACTIONS_PER_SECOND: u64 = 500;
 
-const NEW_ROWS: &str = "
-SELECT p.writer, p.n, (extract(epoch FROM clock_timestamp() - p.sent_at) * 1000)::float8
-FROM unnest($1::bigint[]) WITH ORDINALITY seen(n, writer)
-CROSS JOIN LATERAL (SELECT * FROM ping WHERE ping.writer = seen.writer AND ping.n > seen.n) p";
+/// What is written and watched.
+#[derive(Clone, Copy)]
+pub struct Trial {
+    /// A table like `ping`.
+    pub table: &'static str,
+    /// For how long.
+    pub seconds: u64,
+    /// How fast.
+    pub transactions_per_second: u64,
+}
+
+fn new_rows(table: &str) -> String {
+    format!(
+        "SELECT p.writer, p.n, (extract(epoch FROM clock_timestamp() - p.sent_at) * 1000)::float8
+         FROM unnest($1::bigint[]) WITH ORDINALITY seen(n, writer)
+         CROSS JOIN LATERAL (SELECT * FROM {table} r WHERE r.writer = seen.writer AND r.n > seen.n) p"
+    )
+}
 
 /// Median and 99th percentile as two figures.
 pub async fn measure(wish: &Wish, ground: &Ground) -> Outcome<Vec<Figure>> {
@@ -39,13 +53,14 @@ pub async fn measure(wish: &Wish, ground: &Ground) -> Outcome<Vec<Figure>> {
         |share: &str| format!("{share} of {seconds} s at {TRANSACTIONS_PER_SECOND} transactions/s, commit to visible");
     let mut median = Figure::milliseconds("latency-median", &what("median"));
     let mut worst = Figure::milliseconds("latency-p99", &what("99th percentile"));
+    let trial = Trial { table: "ping", seconds, transactions_per_second: TRANSACTIONS_PER_SECOND };
     for turn in 0..wish.turns {
         let source = ground.database(Side::Blue, &format!("ping_{turn}"), PING).await?;
         let theirs = ground.database(Side::Green, &format!("theirs_{turn}"), PING).await?;
         let native = Native::prepare(&source, &theirs, "ping").await?;
         native.hold().await?;
         native.go().await?;
-        let measured = ping(&source, &theirs, seconds).await?;
+        let measured = ping(trial, &source, &theirs).await?;
         median.native.push(share(&measured, 0.5));
         worst.native.push(share(&measured, 0.99));
         native.halt().await?;
@@ -57,7 +72,7 @@ pub async fn measure(wish: &Wish, ground: &Ground) -> Outcome<Vec<Figure>> {
             let link = Link::new(ground, &format!("latency_{turn}"), &source, &ours, None)?;
             let mut host = link.start(false)?;
             // A host that has ended is the reason why rows are missing.
-            let measured = ping(&source, &ours, seconds).await;
+            let measured = ping(trial, &source, &ours).await;
             host.must_not_fail()?;
             let measured = measured?;
             median.falkirk.push(share(&measured, 0.5));
@@ -72,20 +87,22 @@ pub async fn measure(wish: &Wish, ground: &Ground) -> Outcome<Vec<Figure>> {
 }
 
 /// Writes and watches; the times in milliseconds, ascending. Every row that was written must arrive.
-async fn ping(source: &Database, target: &Database, seconds: u64) -> Outcome<Vec<f64>> {
+pub async fn ping(trial: Trial, source: &Database, target: &Database) -> Outcome<Vec<f64>> {
+    let Trial { table, seconds, transactions_per_second } = trial;
     // The link is there once a first row has come through.
-    source.run("INSERT INTO ping (writer, n) VALUES (0, 1)").await?;
-    target.wait_for("SELECT EXISTS (SELECT 1 FROM ping)").await?;
+    source.run(&format!("INSERT INTO {table} (writer, n) VALUES (0, 1)")).await?;
+    target.wait_for(&format!("SELECT EXISTS (SELECT 1 FROM {table})")).await?;
     tokio::time::sleep(Duration::from_millis(500)).await;
 
-    let pause = Duration::from_micros(1_000_000 * WRITERS as u64 / TRANSACTIONS_PER_SECOND);
-    let count = (seconds * TRANSACTIONS_PER_SECOND / WRITERS as u64) as i64;
+    let pause = Duration::from_micros(1_000_000 * WRITERS as u64 / transactions_per_second);
+    let count = (seconds * transactions_per_second / WRITERS as u64) as i64;
     let begin = Instant::now() + Duration::from_millis(200);
-    let watcher = tokio::spawn(watch(target.connect().await?, count));
+    let watcher = tokio::spawn(watch(target.connect().await?, table, count));
     let mut writers = Vec::new();
     for writer in 1..=WRITERS {
         let offset = pause / WRITERS as u32 * writer as u32;
-        writers.push(tokio::spawn(write(source.connect().await?, writer, count, begin + offset, pause)));
+        let clock = interval_at(begin + offset, pause);
+        writers.push(tokio::spawn(write(source.connect().await?, table, (writer, count), clock)));
     }
     for writer in writers {
         writer.await.map_err(|error| error.to_string())??;
@@ -100,9 +117,8 @@ async fn ping(source: &Database, target: &Database, seconds: u64) -> Outcome<Vec
     Ok(times)
 }
 
-async fn write(client: Client, writer: i32, count: i64, begin: Instant, pause: Duration) -> Outcome<()> {
-    let insert = client.prepare("INSERT INTO ping (writer, n) VALUES ($1, $2)").await.map_err(text)?;
-    let mut clock = interval_at(begin, pause);
+async fn write(client: Client, table: &str, (writer, count): (i32, i64), mut clock: Interval) -> Outcome<()> {
+    let insert = client.prepare(&format!("INSERT INTO {table} (writer, n) VALUES ($1, $2)")).await.map_err(text)?;
     for n in 1..=count {
         clock.tick().await;
         client.execute(&insert, &[&writer, &n]).await.map_err(text)?;
@@ -110,8 +126,8 @@ async fn write(client: Client, writer: i32, count: i64, begin: Instant, pause: D
     Ok(())
 }
 
-async fn watch(client: Client, count: i64) -> Outcome<Vec<f64>> {
-    let new_rows = client.prepare(NEW_ROWS).await.map_err(text)?;
+async fn watch(client: Client, table: &str, count: i64) -> Outcome<Vec<f64>> {
+    let new_rows = client.prepare(&new_rows(table)).await.map_err(text)?;
     let mut seen = vec![0_i64; WRITERS as usize];
     let mut times = Vec::new();
     while seen.iter().any(|n| *n < count) {
@@ -125,7 +141,8 @@ async fn watch(client: Client, count: i64) -> Outcome<Vec<f64>> {
     Ok(times)
 }
 
-fn share(sorted: &[f64], share: f64) -> f64 {
+/// The value that this share of the sorted ones does not exceed.
+pub fn share(sorted: &[f64], share: f64) -> f64 {
     sorted
         .get(((sorted.len() as f64 * share) as usize).min(sorted.len().saturating_sub(1)))
         .copied()

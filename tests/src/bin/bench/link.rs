@@ -21,6 +21,16 @@ pub struct Running {
 }
 
 impl Link {
+    /// Both links of a migration between databases of one schema.
+    pub fn both(ground: &Ground, name: &str, blue: &Database, green: &Database) -> Outcome<Link> {
+        let link = Link::new(ground, name, blue, green, None)?;
+        let text = fs::read_to_string(&link.config).map_err(|error| error.to_string())?;
+        let both = text
+            .replace("direction = \"forward\"\nrollback = \"none\"", "direction = \"both\"\nconflict = \"green_wins\"");
+        fs::write(&link.config, both).map_err(|error| error.to_string())?;
+        Ok(link)
+    }
+
     /// Writes the configuration of a forward link. `name` is the migration's.
     pub fn new(
         ground: &Ground,

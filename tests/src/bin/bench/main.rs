@@ -5,6 +5,7 @@
 //! answer is not a figure. It starts two private servers and touches no other.
 
 mod backlog;
+mod both;
 mod boundary;
 
 mod copy;
@@ -26,7 +27,7 @@ const USAGE: &str = "\
 usage: bench [--quick] [--turns N] [--only NAME[,NAME...]] [--native-only] [--out FILE]
   --quick        a tenth of the rows: to try whether it runs, not to quote
   --turns N      how often each side runs, in turns (3)
-  --only         catch-up, catch-up-transform, copy, copy-transform, latency, boundary
+  --only         catch-up, catch-up-transform, copy, copy-transform, latency, both, boundary
   --native-only  PostgreSQL's own replication alone
   --out FILE     where the measurements go (bench.json)";
 
@@ -97,6 +98,9 @@ async fn run() -> Outcome<()> {
     }
     if wish.asks_for("latency") {
         latency::measure(&wish, &ground).await?.into_iter().for_each(|figure: Figure| report.add(figure));
+    }
+    if wish.asks_for("both") && !wish.native_only {
+        both::measure(&wish, &ground).await?.into_iter().for_each(|figure| report.add(figure));
     }
     if wish.asks_for("boundary") && !wish.native_only {
         boundary::measure(&wish, &ground).await?.into_iter().for_each(|figure| report.add(figure));

@@ -1,0 +1,145 @@
+//! The cart example under load: both releases write the same customers' carts at once, the host is killed, and both sides
+//! agree through the transform afterwards.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use falkirk_tests::ledger::Dice;
+use falkirk_tests::{Side, Stage, cart_component, cart_schemas};
+
+const CUSTOMERS: u64 = 50;
+const PRODUCTS: u64 = 30;
+
+/// Blue's lines, and green's as their customers see them.
+const OLD: &str = "SELECT product_id, customer_id, quantity FROM cart_line";
+const NEW: &str =
+    "SELECT l.product_id, c.id AS customer_id, l.quantity FROM cart_line l JOIN customer c ON c.cart_id = l.cart_id";
+
+fn long() -> bool {
+    std::env::var("FALKIRK_TORTURE").is_ok_and(|tier| tier == "long")
+}
+
+/// A customer of either release: one of the fifty, or one of those whom release 2 has registered since.
+fn customer(dice: &mut Dice) -> String {
+    let number = 1 + dice.below(CUSTOMERS);
+    match dice.below(5) {
+        0 => format!("(SELECT id FROM customer WHERE id > {} ORDER BY id DESC LIMIT 1 OFFSET {number} % 7)", 1_000_000),
+        _ => number.to_string(),
+    }
+}
+
+/// What a v1 pod does.
+fn old_release(dice: &mut Dice) -> String {
+    let (product, customer, quantity) = (1 + dice.below(PRODUCTS), customer(dice), 1 + dice.below(9));
+    match dice.below(10) {
+        0..5 => format!(
+            "INSERT INTO cart_line SELECT {product}, id, {quantity} FROM customer WHERE id = {customer}
+             ON CONFLICT (product_id, customer_id) DO UPDATE SET quantity = excluded.quantity"
+        ),
+        5 | 6 => format!(
+            "UPDATE cart_line SET quantity = {quantity} WHERE product_id = {product} AND customer_id = {customer}"
+        ),
+        7 | 8 => format!("DELETE FROM cart_line WHERE product_id = {product} AND customer_id = {customer}"),
+        _ => format!("UPDATE customer SET name = 'v1 {quantity}' WHERE id = {customer}"),
+    }
+}
+
+/// What a v2 pod does. Whom it registers gets a cart at once.
+fn new_release(dice: &mut Dice) -> String {
+    let (product, customer, quantity) = (1 + dice.below(PRODUCTS), customer(dice), 1 + dice.below(9));
+    let cart = format!("(SELECT cart_id FROM customer WHERE id = {customer})");
+    match dice.below(11) {
+        0..5 => format!(
+            "BEGIN; INSERT INTO cart_line SELECT {product}, cart_id, {quantity} FROM customer WHERE id = {customer}
+             ON CONFLICT (product_id, cart_id) DO UPDATE SET quantity = excluded.quantity;
+             UPDATE cart SET last_modified = now() WHERE id = {cart}; COMMIT"
+        ),
+        5 | 6 => {
+            format!("UPDATE cart_line SET quantity = {quantity} WHERE product_id = {product} AND cart_id = {cart}")
+        }
+        7 | 8 => format!("DELETE FROM cart_line WHERE product_id = {product} AND cart_id = {cart}"),
+        9 => format!("UPDATE customer SET name = 'v2 {quantity}' WHERE id = {customer}"),
+        _ => format!(
+            "WITH opened AS (INSERT INTO cart (last_modified) VALUES (now()) RETURNING id),
+                  filled AS (INSERT INTO cart_line SELECT {product}, id, {quantity} FROM opened)
+             INSERT INTO customer (name, cart_id) SELECT 'new', id FROM opened"
+        ),
+    }
+}
+
+/// Writes until told to stop, in a session of its own.
+fn write(url: &str, (stop, done): (&AtomicBool, &AtomicU64), mut dice: Dice, release: fn(&mut Dice) -> String) {
+    while !stop.load(Ordering::Relaxed) {
+        match Side::run(url, &release(&mut dice)) {
+            Ok(()) => done.fetch_add(1, Ordering::Relaxed),
+            Err(error) => {
+                let excused = ["40P01", "23505", "23503", "40001"].iter().any(|state| error.contains(state));
+                assert!(excused, "{error}");
+                0
+            }
+        };
+        dice.pause_up_to(Duration::from_millis(16));
+    }
+}
+
+/// Tells the writers to stop, also when the test has failed.
+struct Over<'s>(&'s AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn l8_fifty_customers_of_both_releases_and_kills_end_with_carts_that_are_equal_through_the_transform() {
+    let mut dice = Dice::of_this_run("carts of both releases");
+    let stage = Stage::new("cart_load");
+    let [blue, green] = cart_schemas();
+    stage.schemas(&blue, &green);
+    stage.config("both", &format!("conflict = \"green_wins\"\n{}", Stage::transforms(Some(cart_component()))));
+    stage.blue.sql(&format!(
+        "INSERT INTO product (id, title) SELECT n, 'p' || n FROM generate_series(1, {PRODUCTS}) n;
+         INSERT INTO customer (id, name) SELECT n, 'c' || n FROM generate_series(1, {CUSTOMERS}) n;
+         INSERT INTO cart_line SELECT 1 + n % {PRODUCTS}, 1 + n % {CUSTOMERS}, 1 FROM generate_series(1, 100) n"
+    ));
+    stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
+    let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    let seconds = if long() { 60 } else { 10 };
+    let (host, kills) = std::thread::scope(|scope| {
+        let (mut host, mut kills) = (stage.start_falkirk(&["run"]), 0);
+        for number in 0..4 {
+            let (side, release) = match number % 2 {
+                0 => (&stage.blue, old_release as fn(&mut Dice) -> String),
+                _ => (&stage.green, new_release as fn(&mut Dice) -> String),
+            };
+            let (url, dice, stop, done) = (side.application_url(), dice.fork(), &stop, &done);
+            scope.spawn(move || write(&url, (stop, done), dice, release));
+        }
+        // A host that ends must end the writers as well.
+        let _over = Over(&stop);
+        let end = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1_000));
+            dice.pause_up_to(Duration::from_millis(3_000));
+            assert!(host.is_running(), "the host has ended by itself\n{}", host.err());
+            host.kill_9();
+            kills += 1;
+            host = stage.start_falkirk(&["run"]);
+        }
+        (host, kills)
+    });
+    host.terminate().expect(143);
+    (0..3).for_each(|_| drop(stage.falkirk(&["run", "--until", "caught-up"]).expect(0)));
+    println!(
+        "{} transactions of 4 writers in {seconds} s, {kills} kills, {} lines",
+        done.into_inner(),
+        stage.blue.count("cart_line")
+    );
+    stage.assert_same("SELECT id, name FROM customer", "SELECT id, name FROM customer");
+    stage.assert_same(OLD, NEW);
+    stage.falkirk(&["verify"]).expect(0);
+    let shared = "(SELECT FROM customer WHERE cart_id IS NOT NULL GROUP BY cart_id HAVING count(*) > 1)";
+    assert_eq!(stage.green.count(shared), 0, "a cart is one customer's");
+    stage.falkirk(&["clean"]).expect(0);
+}
