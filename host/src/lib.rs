@@ -15,6 +15,7 @@ pub mod marker;
 pub mod names;
 pub mod plan;
 pub mod problem;
+pub mod versions;
 
 pub mod apply;
 pub mod build;

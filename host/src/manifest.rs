@@ -43,6 +43,10 @@ pub struct Manifest {
     /// Key maps by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub maps: BTreeMap<String, Map>,
+    /// What the step knows of columns of either version, for steps that run one after the other: version, table, column,
+    /// and its type as SQL; null says that the version has no such column.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub types: BTreeMap<String, BTreeMap<TableName, BTreeMap<String, Option<String>>>>,
     /// Rules for blue's tables.
     #[serde(default)]
     pub forward: Vec<Rule>,
@@ -375,10 +379,15 @@ mod tests {
         json!({ "falkirk": 1, "name": "shop", "from": "1", "to": "2", "maps": maps })
     }
 
+    fn with_types(types: Json) -> Json {
+        json!({ "falkirk": 1, "name": "shop", "from": "1", "to": "2", "types": types })
+    }
+
     #[test]
     fn the_published_schema_accepts_what_the_host_accepts() {
         agree(json!({ "falkirk": 1, "name": "shop", "from": "1", "to": "2" }), true);
         agree(with_maps(json!({ "cart": { "blue": "customer.id", "green": "s.cart.id", "creates": "green" } })), true);
+        agree(with_types(json!({ "2": { "customer": { "id": "bigint", "name": null } } })), true);
         agree(with_rule(json!({ "table": "app.\"My.Table\"" })), true);
         agree(
             with_rule(json!({ "table": "a", "columns": ["b", { "name": "id", "as": "text" }],
@@ -409,6 +418,7 @@ mod tests {
         agree(json!({ "falkirk": 1, "name": "shop", "from": "1", "to": "2", "extra": {} }), false);
         agree(with_maps(json!({ "m": { "blue": "a.b", "green": "c.d" } })), false);
         agree(with_maps(json!({ "m": { "blue": "a.b", "green": "c.d", "creates": "nobody" } })), false);
+        agree(with_types(json!({ "2": { "customer": { "id": 20 } } })), false);
         agree(with_rule(json!({ "outputs": [] })), false);
         agree(with_rule(json!({ "table": "a", "bind": [{ "map": "m", "blue": "x" }] })), false);
         agree(with_rule(json!({ "table": "a", "related": [{ "table": "b", "on": {} }] })), false);

@@ -58,27 +58,18 @@ pub struct Summary {
     pub conflicts: u64,
 }
 
-/// Loads the artifacts that the configuration names. This release runs one step.
+/// Loads the artifacts that the configuration names, and finds the way from blue's version to green's through them.
 pub async fn load_artifact(settings: &Settings) -> Result<Option<Arc<Artifact>>, Problem> {
-    let [file] = settings.transforms.as_slice() else {
-        if settings.transforms.is_empty() {
-            return Ok(None);
-        }
-        return Err(Problem::refuse(
-            Blame::Config,
-            "NOT_SUPPORTED",
-            "this release runs one transform, for one version step",
-        )
-        .remedy("name one artifact in `transforms`"));
+    let (files, limits) = (settings.transforms.clone(), settings.limits);
+    let (from, to) = (settings.blue.schema_version.clone(), settings.green.schema_version.clone());
+    let load = move || {
+        let each = files.iter().map(|file| Artifact::load(&file.path, file.pin.as_deref(), &limits).map(Arc::new));
+        Artifact::joined(each.collect::<Result<Vec<_>, Problem>>()?, &from, &to)
     };
-    let (file, limits) = (file.clone(), settings.limits);
-    let load = move || Artifact::load(&file.path, file.pin.as_deref(), &limits);
     let loaded = tokio::task::spawn_blocking(load).await;
-    loaded
-        .unwrap_or_else(|_| {
-            Err(Problem::retry(Blame::Host, "TASK_LOST", "loading the artifact ended without an answer"))
-        })
-        .map(|artifact| Some(Arc::new(artifact)))
+    loaded.unwrap_or_else(|_| {
+        Err(Problem::retry(Blame::Host, "TASK_LOST", "loading the artifact ended without an answer"))
+    })
 }
 
 /// Where the two links show themselves.

@@ -199,6 +199,7 @@ impl Basin {
             left_out: vec![],
             maps: vec![],
             mirror: None,
+            chain: None,
         })
     }
 

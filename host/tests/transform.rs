@@ -107,6 +107,7 @@ fn plan(table: &str, asked: &[(&str, Case)], computed: &[(&str, Case)], key: &[u
         left_out: Vec::new(),
         maps: Vec::new(),
         mirror: None,
+        chain: None,
     }
 }
 

@@ -13,6 +13,12 @@ pub fn shop_component() -> &'static Path {
     BUILT.get_or_init(|| build("../transforms/shop"))
 }
 
+/// The component of the example shop's second step.
+pub fn shop_2_3_component() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build("../transforms/shop_2_3"))
+}
+
 /// The component of the cart example.
 pub fn cart_component() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
@@ -45,6 +51,12 @@ pub fn rules_component() -> &'static Path {
 /// The example shop's two schemas, blue's first.
 pub fn shop_schemas() -> [String; 2] {
     schemas(["../examples/shop/v1.sql", "../examples/shop/v2.sql"])
+}
+
+/// The schema of the example shop's third version.
+pub fn shop_v3_schema() -> String {
+    let [v3, _] = schemas(["../examples/shop/v3.sql", "../examples/shop/v2.sql"]);
+    v3
 }
 
 /// The cart example's two schemas, blue's first.

@@ -3,6 +3,7 @@
 
 mod keys;
 pub mod publication;
+mod rules;
 mod servers;
 mod tables;
 
@@ -10,15 +11,16 @@ use std::sync::Arc;
 
 use crate::catalog::{Catalog, Shape};
 use crate::config::Settings;
-use crate::manifest::{Manifest, Rule};
 use crate::names::TableName;
 use crate::pg::catalog;
 use crate::pg::facts::{self, ServerFacts};
 use crate::pg::session::Session;
 use crate::plan::Plan;
-use crate::plan::bind::{self, Binding};
+use crate::plan::bind::Binding;
 use crate::problem::{Blame, Problem};
 use crate::transform::Artifact;
+
+use rules::Rules;
 
 /// What the preflight found.
 pub struct Findings {
@@ -76,9 +78,8 @@ pub async fn preflight(given: &Given<'_>) -> Result<Findings, Problem> {
         target_facts,
     };
     servers::check(given, &mut findings);
-    let rules = rules(given, &mut findings.problems);
     // Row 10: what is wrong with one table hides nothing of what is wrong with the others.
-    let (plan, is_whole) = bind_plan(given, rules, &mut findings);
+    let (plan, is_whole) = bind_plan(given, &mut findings);
     tables::check(given, &plan, &mut findings);
     if given.started_with.is_none() && given.copies {
         tables::check_empty(given, &plan, &mut findings).await?;
@@ -92,58 +93,47 @@ pub async fn preflight(given: &Given<'_>) -> Result<Findings, Problem> {
     Ok(findings)
 }
 
-fn rules<'a>(given: &Given<'a>, problems: &mut Vec<Problem>) -> &'a [Rule] {
-    let Some(artifact) = given.artifact else { return &[] };
-    let manifest: &Manifest = artifact.manifest();
-    let (from, to) = (&given.settings.blue.schema_version, &given.settings.green.schema_version);
-    if (&manifest.from, &manifest.to) != (from, to) {
-        problems.push(
-            Problem::refuse(
-                Blame::Config,
-                "WRONG_STEP",
-                format!(
-                    "the transform leads from version {} to {}, the configuration from {from} to {to}",
-                    manifest.from, manifest.to
-                ),
-            )
-            .artifact(artifact.label())
-            .remedy("name the artifact of this step in `transforms`, or correct schema_version"),
-        );
-    }
-    manifest.rules(given.settings.link.into())
-}
-
 /// The plan of the other link. What is wrong with it is said where that link is checked itself.
 fn back(given: &Given<'_>, findings: &Findings) -> Option<Arc<Plan>> {
-    let rules =
-        given.artifact.map_or(&[][..], |artifact| artifact.manifest().rules(given.settings.link.other().into()));
-    let (plan, problems) = bind::bind_what_fits(&Binding {
-        rules,
+    let direction = given.settings.link.other().into();
+    let rules = Rules::of(given, direction, (&findings.target, &findings.source));
+    let (plan, problems) = rules.bind(&Binding {
+        rules: &[],
         artifact: given.artifact.map_or("", Artifact::label),
         source: &findings.target,
         target: &findings.source,
         include: &given.settings.include,
         exclude: &given.settings.exclude,
-        manifest: given.artifact.map(|artifact| (artifact.manifest(), given.settings.link.other().into())),
+        manifest: None,
     });
     problems.is_empty().then(|| Arc::new(plan))
 }
 
 /// The plan of what fits, and whether that is everything.
-fn bind_plan(given: &Given<'_>, rules: &[Rule], findings: &mut Findings) -> (Arc<Plan>, bool) {
+fn bind_plan(given: &Given<'_>, findings: &mut Findings) -> (Arc<Plan>, bool) {
     let settings = given.settings;
+    findings.problems.extend(rules::wrong_step(given));
+    let rules = Rules::of(given, settings.link.into(), (&findings.source, &findings.target));
+    findings.warnings.extend(rules.notes());
+    let beside = given.artifact.map(Artifact::beside).unwrap_or_default();
+    findings.warnings.extend(beside.iter().map(|label| {
+        format!(
+            "{label} is not on the way from version {} to {}: it is not used",
+            settings.blue.schema_version, settings.green.schema_version
+        )
+    }));
     let include: Vec<TableName> = match given.started_with {
         None => settings.include.clone(),
         Some(tables) => tables.iter().map(|(name, _)| name.clone()).collect(),
     };
-    let (plan, mut problems) = bind::bind_what_fits(&Binding {
-        rules,
+    let (plan, mut problems) = rules.bind(&Binding {
+        rules: &[],
         artifact: given.artifact.map_or("", Artifact::label),
         source: &findings.source,
         target: &findings.target,
         include: &include,
         exclude: &settings.exclude,
-        manifest: given.artifact.map(|artifact| (artifact.manifest(), given.settings.link.into())),
+        manifest: None,
     });
     if problems.is_empty() && plan.sources.is_empty() {
         problems.push(

@@ -42,6 +42,8 @@ pub mod oid {
     pub const VARBIT: u32 = 1562;
     /// numeric
     pub const NUMERIC: u32 = 1700;
+    /// None: a column of a version that no database holds and whose type nothing says.
+    pub const UNDECLARED: u32 = u32::MAX;
     /// uuid
     pub const UUID: u32 = 2950;
 }

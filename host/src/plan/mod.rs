@@ -10,6 +10,7 @@
 //! gets the rule that copies it as it is, so that identity is not a second path through the program.
 
 pub mod bind;
+pub mod chain;
 pub mod fit;
 pub mod keyed;
 pub mod order;
@@ -43,6 +44,8 @@ pub struct Plan {
     pub maps: Vec<keyed::Map>,
     /// Position in `targets` of the table that holds the mirrors; `None` if no table has one.
     pub mirror: Option<usize>,
+    /// The steps behind the rules, if there is more than one: the guests are asked in turn.
+    pub chain: Option<Arc<chain::Chain>>,
 }
 
 impl Plan {

@@ -10,7 +10,7 @@
 use std::fmt::Write as _;
 use std::io::Read;
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -34,10 +34,14 @@ const EXPORT: &str = "falkirk:migration/transform@0.1.0";
 
 /// A checked and compiled transform. Shared by all links that run it.
 pub struct Artifact {
-    label: String,
-    digest: String,
-    manifest: Manifest,
-    ready: InstancePre<Meter>,
+    pub(super) label: String,
+    pub(super) digest: String,
+    pub(super) manifest: Manifest,
+    pub(super) ready: InstancePre<Meter>,
+    /// The artifacts of a path of several steps, in their order; empty for a single one.
+    pub(super) path: Vec<Arc<Artifact>>,
+    /// Labels of artifacts that were loaded as well and lead elsewhere.
+    pub(super) beside: Vec<String>,
 }
 
 impl std::fmt::Debug for Artifact {
@@ -71,7 +75,7 @@ impl Artifact {
         check_world(engine, &component).map_err(named)?;
         let ready = Linker::new(engine).instantiate_pre(&component).map_err(|error| named(mismatch(&error)))?;
         let manifest = describe(engine, &ready, limits).map_err(named)?;
-        Ok(Artifact { label, digest, manifest, ready })
+        Ok(Artifact { label, digest, manifest, ready, path: Vec::new(), beside: Vec::new() })
     }
 
     /// File name and the digest's beginning, for messages: `shop.wasm@sha256:0123456789ab`.
@@ -245,7 +249,7 @@ fn describe(engine: &Engine, ready: &InstancePre<Meter>, limits: &Limits) -> Out
     })
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use super::artifact::Artifact;
 use super::instance::{Fault, Instance};
 use super::limits::Limits;
+use super::steps;
 use super::value::{self, Unfit};
 use super::wire::{InputRow, OutputRow as WireRow, Rejection, Results};
 use crate::change::{Datum, Image};
@@ -47,12 +48,19 @@ pub struct Guest {
     direction: Direction,
     limits: Limits,
     live: Option<Instance>,
+    /// The guests of a path of several steps, in the order of the link: then they are asked, and nothing else.
+    path: Vec<Guest>,
 }
 
 impl Guest {
     /// A guest without an instance; the first call starts one.
     pub fn new(artifact: Arc<Artifact>, direction: Direction, limits: Limits) -> Self {
-        Guest { artifact, direction, limits, live: None }
+        let each = artifact.path.iter().map(|artifact| Guest::new(artifact.clone(), direction, limits));
+        let mut path: Vec<Guest> = each.collect();
+        if direction == Direction::Backward {
+            path.reverse();
+        }
+        Guest { artifact, direction, limits, live: None, path }
     }
 
     /// The artifact that answers.
@@ -65,6 +73,9 @@ impl Guest {
     /// Blocks while the guest runs, at most `batch_time_ms` a call and some more while a faulty row is looked for.
     pub fn answer(&mut self, plan: &Plan, source: &Source, rows: &[&Image]) -> Result<Vec<Answer>, GuestFault> {
         let Some(table) = &source.rule.guest_table else { return Ok(vec![Answer::new(); rows.len()]) };
+        if let Some(chain) = plan.chain.as_ref().filter(|_| !self.path.is_empty()) {
+            return steps::answer(&mut self.path, chain, source, rows);
+        }
         let mut answers = Vec::with_capacity(rows.len());
         while answers.len() < rows.len() {
             let start = answers.len();

@@ -13,6 +13,7 @@ mod engine;
 mod guest;
 mod instance;
 mod limits;
+mod steps;
 mod value;
 mod wire;
 

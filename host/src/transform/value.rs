@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::instance::Fault;
 use super::wire::Value;
 use crate::change::{Cell, Datum, Image};
-use crate::plan::{Case, Target};
+use crate::plan::{Case, Target, fit};
 
 /// Why a cell cannot be handed to a transform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub(super) fn weight_bytes(value: &Value) -> usize {
 pub(super) fn out_of_guest(value: Value, target: &Target, column: u16) -> Result<Datum, Fault> {
     let place = &target.columns[usize::from(column)];
     let bad = |what: String| Err(Fault { code: "BAD_OUTPUT", what });
-    let given = case_of(&value);
+    let given = case_of(&value).filter(|_| place.base_oid != fit::oid::UNDECLARED);
     if given.is_some_and(|given| given != Case::Text && given != place.case) {
         return bad(format!(
             "it answered {} for {}.{}, which is {}: {} or text was expected",

@@ -15,7 +15,7 @@ enum Floor {
 const FLOORS: &[(Floor, &[&str])] = &[
     (Floor::Ground, &["catalog", "change", "lsn", "names", "problem", "live", "marker", "pg"]),
     // The delta rules are no stage: they are pure, and what they give out is what the apply stage takes.
-    (Floor::Contracts, &["manifest", "plan", "delta"]),
+    (Floor::Contracts, &["manifest", "plan", "delta", "versions"]),
     (Floor::Stages, &["source", "decode", "transform", "apply"]),
     (
         Floor::Flows,

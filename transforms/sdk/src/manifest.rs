@@ -68,6 +68,9 @@ pub(crate) fn json(step: &Step) -> Json {
         };
         json["maps"][map.0] = json!({ "blue": blue, "green": green, "creates": creates });
     }
+    for (version, table, column, type_sql) in &step.types {
+        json["types"][version][table.plain()][column] = json!(type_sql);
+    }
     json
 }
 

@@ -421,6 +421,8 @@ pub struct Step {
     pub(crate) from: String,
     pub(crate) to: String,
     pub(crate) maps: Vec<(Map, String, String, Creates)>,
+    /// Version, table, column, and its type; none: the version does not have it.
+    pub(crate) types: Vec<(String, TableName, String, Option<String>)>,
     pub(crate) forward: Vec<Rule>,
     pub(crate) backward: Vec<Rule>,
 }
@@ -433,6 +435,7 @@ impl Step {
             from: from.into(),
             to: to.into(),
             maps: Vec::new(),
+            types: Vec::new(),
             forward: Vec::new(),
             backward: Vec::new(),
         }
@@ -443,6 +446,21 @@ impl Step {
     pub fn map(&mut self, name: &'static str, blue: &str, green: &str, creates: Creates) -> Map {
         self.maps.push((Map(name), blue.into(), green.into(), creates));
         Map(name)
+    }
+
+    /// Says types, as SQL, of columns of a version. Needed where steps run one after the other and no database holds the
+    /// version between them: for columns that one step computes and the other reads. For an enum say `text`.
+    pub fn types<'a>(&mut self, version: &str, table: &str, columns: impl IntoIterator<Item = (&'a str, &'a str)>) {
+        let table = TableName::parse(table);
+        let columns = columns.into_iter();
+        self.types.extend(columns.map(|(column, type_sql)| {
+            (version.to_owned(), table.clone(), column.to_owned(), Some(type_sql.to_owned()))
+        }));
+    }
+
+    /// Says that a version does not have a column, although the versions on either side of it do.
+    pub fn lacks(&mut self, version: &str, table: &str, column: &str) {
+        self.types.push((version.to_owned(), TableName::parse(table), column.to_owned(), None));
     }
 
     /// The rule for a table of blue. Called once for each table; a rule without outputs says that the table's rows stand

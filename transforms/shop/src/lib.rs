@@ -31,6 +31,9 @@ pub fn step() -> Step {
 
     step.forward("customer").output("customer", |to| to.same_named().computed(split));
     step.backward("customer").output("customer", |to| to.same_named().computed(join));
+    // What a later step may read of what this one computes.
+    step.types("2", "customer", [("first_name", "text"), ("last_name", "text")]);
+    step.types("2", "product", [("price_cents", "bigint")]);
 
     let forward = step.forward("product");
     forward.output("product", |to| to.same_named().copied("label", "title").computed(cents).computed(state));

@@ -64,6 +64,7 @@ pub fn bind_what_fits(binding: &Binding<'_>) -> (Plan, Vec<Problem>) {
         left_out: binder.left_out,
         maps: binder.maps,
         mirror: None,
+        chain: None,
     };
     let mut problems = binder.problems;
     problems.extend(order::parents_first(&mut plan, binding.target));

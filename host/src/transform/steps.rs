@@ -1,0 +1,90 @@
+//! Several artifacts on one path, which a link runs as if they were one.
+//!
+//! The rules that they are together are composed elsewhere (`versions`); here each artifact's guest is asked in turn.
+//! Every fault names the artifact whose guest it is, so that an author of one step never looks into another's code.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::artifact::{Artifact, hex};
+use super::guest::{Guest, GuestFault};
+use crate::change::Image;
+use crate::manifest::Manifest;
+use crate::plan::chain::{Broken, Chain};
+use crate::plan::{Answer, Source};
+use crate::problem::{Blame, Outcome, Problem};
+use crate::versions::{self, Step};
+
+impl Artifact {
+    /// The one artifact that leads from one version to another, or several that do so together. The digest of several is
+    /// the sha256 of theirs, one a line, in the order of the path. A single one is handed back as it is: what it leads
+    /// from and to is checked with everything else.
+    pub fn joined(artifacts: Vec<Arc<Artifact>>, from: &str, to: &str) -> Outcome<Option<Arc<Artifact>>> {
+        if artifacts.len() < 2 {
+            return Ok(artifacts.into_iter().next());
+        }
+        let steps: Vec<Step<'_>> = artifacts.iter().map(|artifact| artifact.step()).collect();
+        let path = versions::path(&steps, from, to)?;
+        let beside = artifacts.iter().enumerate().filter(|(position, _)| !path.contains(position));
+        let beside = beside.map(|(_, artifact)| artifact.label().to_owned()).collect();
+        let path: Vec<Arc<Artifact>> = path.into_iter().map(|position| artifacts[position].clone()).collect();
+        let (labels, digests): (Vec<&str>, Vec<&str>) =
+            path.iter().map(|artifact| (artifact.label(), artifact.digest())).unzip();
+        let (label, digest) = match digests.as_slice() {
+            [only] => (labels[0].to_owned(), (*only).to_owned()),
+            several => (labels.join(" + "), hex(&Sha256::digest(several.join("\n")))),
+        };
+        let first = &path[0];
+        let manifest = Manifest { from: from.to_owned(), to: to.to_owned(), ..first.manifest().clone() };
+        let (ready, is_single) = (first.ready().clone(), path.len() == 1);
+        let path = if is_single { Vec::new() } else { path };
+        Ok(Some(Arc::new(Artifact { label, digest, manifest, ready, path, beside })))
+    }
+
+    fn step(&self) -> Step<'_> {
+        Step { manifest: self.manifest(), label: self.label() }
+    }
+
+    /// The steps of a path of several, from blue to green; empty for a single one, whose rules need no composing.
+    pub fn steps(&self) -> Vec<Step<'_>> {
+        self.path.iter().map(|artifact| artifact.step()).collect()
+    }
+
+    /// Artifacts that were loaded as well and do not lead from blue's version to green's.
+    pub fn beside(&self) -> &[String] {
+        &self.beside
+    }
+}
+
+/// Asks the guests of a path in turn. They stand in the order of the link.
+pub(super) fn answer(
+    guests: &mut [Guest],
+    chain: &Chain,
+    source: &Source,
+    rows: &[&Image],
+) -> Result<Vec<Answer>, GuestFault> {
+    let mut ask = |step: usize, plan: &_, table: &Source, images: &[&Image]| match guests.get_mut(step) {
+        Some(guest) => guest.answer(plan, table, images).map_err(|fault| (fault.row, fault.problem)),
+        None => Err((0, Problem::stop(Blame::Host, "STEP_MISSING", "a step of the path has no artifact"))),
+    };
+    let broken = match chain.answer(source, rows, &mut ask) {
+        Ok(answers) => return Ok(answers),
+        Err(broken) => broken,
+    };
+    Err(match broken {
+        Broken::Guest(row, problem) => GuestFault { row, problem },
+        Broken::Value { row, step, table, column, unset } => {
+            let what = match unset {
+                true => {
+                    "it leaves a column to its default, and the next step reads it: only a database of the version between knows the default"
+                }
+                false => "it answers a text that is not in the form of the column's type, and the next step reads it",
+            };
+            let problem = Problem::stop(Blame::Artifact, "BAD_OUTPUT", what).table(&table).column(&column);
+            let problem = problem.remedy("answer a value of the column's own case, or migrate in one step");
+            let label = guests.get(step).map_or("", |guest| guest.artifact().label());
+            GuestFault { row, problem: problem.artifact(label) }
+        }
+    })
+}
