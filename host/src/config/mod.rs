@@ -272,6 +272,9 @@ schema_version = "2"
             assert_eq!(problem.code(), "CONFIG_INVALID");
         }
         refused(&format!("{GOOD}[limits]\nmemory_mib = 0"), "CONFIG_INVALID", "between");
+        refused(&format!("{GOOD}[limits]\ninstances = 0"), "CONFIG_INVALID", "between");
+        assert_eq!(settle(&format!("{GOOD}[limits]\ninstances = 3")).unwrap().limits.instances, 3);
+        assert!(settle(GOOD).unwrap().limits.instances >= 1);
     }
 
     #[test]

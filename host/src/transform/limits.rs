@@ -30,11 +30,13 @@ pub struct Limits {
     pub batch_time_ms: u32,
     /// What one call may answer.
     pub output_mib: u32,
+    /// How many instances of a link's transform work at once.
+    pub instances: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { memory_mib: 64, batch_time_ms: 2000, output_mib: 64 }
+        Limits { memory_mib: 64, batch_time_ms: 2000, output_mib: 64, instances: cores() }
     }
 }
 
@@ -45,6 +47,7 @@ impl Limits {
             ("limits.memory_mib", self.memory_mib, 1..=4096),
             ("limits.batch_time_ms", self.batch_time_ms, 10..=600_000),
             ("limits.output_mib", self.output_mib, 1..=1024),
+            ("limits.instances", self.instances, 1..=64),
         ];
         for (setting, value, range) in ranges {
             if !range.contains(&value) {
@@ -68,6 +71,11 @@ impl Limits {
     pub(super) fn input_bytes(&self) -> usize {
         self.memory_bytes() / 16
     }
+}
+
+/// How many cores this process may use: so many instances can really run at once.
+pub fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(64) as u32)
 }
 
 /// A time limit in ticks of the engine's clock; one more, since the first tick may come at once.
@@ -158,6 +166,7 @@ mod tests {
             Limits { memory_mib: 0, ..Limits::default() },
             Limits { batch_time_ms: 9, ..Limits::default() },
             Limits { output_mib: 1025, ..Limits::default() },
+            Limits { instances: 0, ..Limits::default() },
         ] {
             let problem = limits.checked().unwrap_err();
             assert_eq!(problem.code(), "LIMIT_RANGE");

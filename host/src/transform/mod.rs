@@ -9,14 +9,16 @@
 //! for an answer to depend on but the rows.
 
 mod artifact;
+mod calls;
 mod engine;
 mod guest;
 mod instance;
 mod limits;
+mod rows;
 mod value;
 mod wire;
 
 pub use crate::manifest::Direction;
 pub use artifact::Artifact;
 pub use guest::{Guest, GuestFault};
-pub use limits::Limits;
+pub use limits::{Limits, cores};
