@@ -1,5 +1,7 @@
 //! Transforms at work in the host: real components, built by `falkirk::build`, that do their worst.
 
+#[path = "transform/determinism.rs"]
+mod determinism;
 #[path = "transform/parallel.rs"]
 mod parallel;
 
@@ -14,9 +16,17 @@ use falkirk::names::TableName;
 use falkirk::plan::{Answer, Case, Filling, Group, Output, OutputRow, Plan, Rule, Source, SourceColumn};
 use falkirk::plan::{Target, TargetColumn};
 use falkirk::problem::{Action, Blame};
-use falkirk::transform::{Artifact, Direction, Guest, GuestFault, Limits};
+use falkirk::transform::{Artifact, Direction, Guest, GuestFault, Limits, OnNondeterminism};
 
-const LIMITS: Limits = Limits { memory_mib: 32, batch_time_ms: 400, output_mib: 2, instances: 1 };
+/// Tests of single faults look at the first time that rows are asked about; `determinism.rs` looks at the second.
+const LIMITS: Limits = Limits {
+    memory_mib: 32,
+    batch_time_ms: 400,
+    output_mib: 2,
+    instances: 1,
+    determinism_share: 0.0,
+    on_nondeterminism: OnNondeterminism::Stop,
+};
 
 fn load(package: &str) -> Arc<Artifact> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(package);
@@ -241,7 +251,7 @@ fn l9_an_instance_that_went_stale_or_leaks_is_replaced_and_no_row_is_blamed() {
 
 #[test]
 fn large_rows_are_cut_into_calls_that_fit_the_memory_and_the_output() {
-    let limits = Limits { memory_mib: 16, batch_time_ms: 2_000, output_mib: 16, instances: 1 };
+    let limits = Limits { memory_mib: 16, batch_time_ms: 2_000, output_mib: 16, ..LIMITS };
     let mut guest = Guest::new(guests(), Direction::Forward, limits);
     let note = "x".repeat(700_000);
     let rows: Vec<Image> =

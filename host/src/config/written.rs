@@ -10,7 +10,7 @@ use crate::marker::Link;
 use crate::names::TableName;
 use crate::pg::address::Address;
 use crate::problem::{Blame, Outcome, Problem};
-use crate::transform::{Limits, cores};
+use crate::transform::{Limits, OnNondeterminism, cores};
 
 /// Which links run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -122,11 +122,21 @@ struct WrittenLimits {
     batch_time_ms: u64,
     output_mib: u64,
     instances: Option<u64>,
+    determinism_share: f64,
+    on_nondeterminism: OnNondeterminism,
 }
 
 impl Default for WrittenLimits {
     fn default() -> Self {
-        WrittenLimits { memory_mib: 64, batch_time_ms: 2_000, output_mib: 64, instances: None }
+        let usual = Limits::default();
+        WrittenLimits {
+            memory_mib: usual.memory_mib.into(),
+            batch_time_ms: usual.batch_time_ms.into(),
+            output_mib: usual.output_mib.into(),
+            instances: None,
+            determinism_share: usual.determinism_share,
+            on_nondeterminism: usual.on_nondeterminism,
+        }
     }
 }
 
@@ -190,6 +200,8 @@ const KEYS: &[&str] = &[
     "batch_time_ms",
     "output_mib",
     "instances",
+    "determinism_share",
+    "on_nondeterminism",
     "copy",
     "workers",
     "chunk_mib",
@@ -298,11 +310,19 @@ impl WrittenLimits {
                 .unwrap_or(1),
         };
         within_container(all_mib(memory_mib, instances, links), container_mib)?;
+        if !(0.0..=1.0).contains(&self.determinism_share) {
+            let share = self.determinism_share;
+            return Err(invalid(format!(
+                "limits.determinism_share = {share} is out of range: it must be between 0 and 1"
+            )));
+        }
         Ok(Limits {
             memory_mib,
             batch_time_ms: small_range("limits.batch_time_ms", self.batch_time_ms, 10, 60_000)?,
             output_mib: small_range("limits.output_mib", self.output_mib, 1, 1_024)?,
             instances,
+            determinism_share: self.determinism_share,
+            on_nondeterminism: self.on_nondeterminism,
         })
     }
 }

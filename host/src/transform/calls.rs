@@ -58,6 +58,19 @@ impl Caller {
         Err(self.bisect(table, inputs, fault))
     }
 
+    /// The same rows again, in a fresh instance and in other calls.
+    pub(super) fn again(&self, table: &str, inputs: &[InputRow]) -> Result<Results, Blamed> {
+        let mut other = Caller::new(self.artifact.clone(), self.direction, self.limits);
+        // An odd number first: rows change their place in the call, and from even to odd places.
+        let (head, tail) = inputs.split_at(inputs.len().min((inputs.len() / 3) | 1));
+        let mut results = other.run(table, head)?;
+        if !tail.is_empty() {
+            let rest = other.run(table, tail);
+            results.extend(rest.map_err(|Blamed { row, fault }| Blamed { row: head.len() + row, fault })?);
+        }
+        Ok(results)
+    }
+
     /// One call in the live instance, or in a fresh one. After a fault there is none.
     fn call(&mut self, table: &str, inputs: &[InputRow], time_ms: u64) -> Result<Results, Fault> {
         let mut instance = match self.live.take() {

@@ -14,8 +14,10 @@ use std::thread;
 use super::artifact::Artifact;
 use super::calls::{Blamed, Caller};
 use super::instance::Fault;
-use super::limits::Limits;
+use super::limits::{Limits, OnNondeterminism};
 use super::rows::{self, Cut, Cuts, ROWS};
+use super::sample::{self, Sample};
+use super::wire::InputRow;
 use crate::change::Image;
 use crate::manifest::Direction;
 use crate::plan::{Answer, Plan, Source};
@@ -35,6 +37,7 @@ pub struct Guest {
     artifact: Arc<Artifact>,
     /// One for each instance that may run at once; at least one.
     callers: Vec<Caller>,
+    sample: Sample,
     limits: Limits,
 }
 
@@ -44,6 +47,7 @@ struct Task<'a> {
     plan: &'a Plan,
     source: &'a Source,
     table: &'a str,
+    on_difference: OnNondeterminism,
 }
 
 /// What became of one call.
@@ -56,7 +60,12 @@ impl Guest {
     /// A guest without an instance; the first calls start them.
     pub fn new(artifact: Arc<Artifact>, direction: Direction, limits: Limits) -> Self {
         let caller = |_| Caller::new(artifact.clone(), direction, limits);
-        Guest { callers: (0..limits.instances.max(1)).map(caller).collect(), artifact, limits }
+        Guest {
+            callers: (0..limits.instances.max(1)).map(caller).collect(),
+            sample: Sample::new(&limits),
+            artifact,
+            limits,
+        }
     }
 
     /// The artifact that answers.
@@ -74,8 +83,9 @@ impl Guest {
     /// Blocks while the guest runs, at most `batch_time_ms` a call and some more while a faulty row is looked for.
     pub fn answer(&mut self, plan: &Plan, source: &Source, rows: &[&Image]) -> Result<Vec<Answer>, GuestFault> {
         let Some(table) = &source.rule.guest_table else { return Ok(vec![Answer::new(); rows.len()]) };
-        let cuts = Cuts::new(plan, source, rows, self.limits.input_bytes());
-        let mut parts = self.spread(Task { plan, source, table }, cuts);
+        let cuts = Cuts::new((plan, source), rows, self.limits.input_bytes(), &mut self.sample);
+        let task = Task { plan, source, table, on_difference: self.limits.on_nondeterminism };
+        let mut parts = spread(&mut self.callers, task, cuts);
         // Calls end in any order. Whoever comes first in the rows comes first here, a fault as well.
         parts.sort_unstable_by_key(|part| part.start);
         let mut answers = Vec::with_capacity(rows.len());
@@ -87,46 +97,46 @@ impl Guest {
         }
         Ok(answers)
     }
+}
 
-    /// Makes all calls. A single one, and the first of several, is made on this thread: small batches pay for nothing.
-    fn spread(&mut self, task: Task<'_>, mut cuts: Cuts<'_>) -> Vec<Part> {
-        let Some((own, others)) = self.callers.split_first_mut() else { return Vec::new() };
-        let Some(first) = cuts.next() else { return Vec::new() };
-        let helpers = cuts.left(&first).min(others.len());
-        let cuts = Mutex::new(cuts);
-        let work = |caller: &mut Caller, mut next: Option<Cut>| {
-            let mut parts = Vec::new();
-            while let Some(cut) = next {
-                let part = Part { start: cut.start, answers: task.answer(caller, cut) };
-                if part.answers.is_err() {
-                    // What stands before the fault is in work already; what comes after it is not asked any more.
-                    lock(&cuts).end();
-                }
-                parts.push(part);
-                next = lock(&cuts).next();
+/// Makes all calls. A single one, and the first of several, is made on this thread: small batches pay for nothing.
+fn spread(callers: &mut [Caller], task: Task<'_>, mut cuts: Cuts<'_>) -> Vec<Part> {
+    let Some((own, others)) = callers.split_first_mut() else { return Vec::new() };
+    let Some(first) = cuts.next() else { return Vec::new() };
+    let helpers = cuts.left(&first).min(others.len());
+    let cuts = Mutex::new(cuts);
+    let work = |caller: &mut Caller, mut next: Option<Cut>| {
+        let mut parts = Vec::new();
+        while let Some(cut) = next {
+            let part = Part { start: cut.start, answers: task.answer(caller, cut) };
+            if part.answers.is_err() {
+                // What stands before the fault is in work already; what comes after it is not asked any more.
+                lock(&cuts).end();
             }
-            parts
-        };
-        let span = tracing::Span::current();
-        thread::scope(|scope| {
-            let help = |caller| {
-                let (span, work, cuts) = (&span, &work, &cuts);
-                let run = move || {
-                    // In a statement of its own: within the call the lock would be held for as long as it works.
-                    let next = lock(cuts).next();
-                    span.in_scope(|| work(caller, next))
-                };
-                // Without another thread the work takes longer, and that is all.
-                thread::Builder::new().name("falkirk-guest".into()).spawn_scoped(scope, run).ok()
+            parts.push(part);
+            next = lock(&cuts).next();
+        }
+        parts
+    };
+    let span = tracing::Span::current();
+    thread::scope(|scope| {
+        let help = |caller| {
+            let (span, work, cuts) = (&span, &work, &cuts);
+            let run = move || {
+                // In a statement of its own: within the call the lock would be held for as long as it works.
+                let next = lock(cuts).next();
+                span.in_scope(|| work(caller, next))
             };
-            let helpers: Vec<_> = others.iter_mut().take(helpers).filter_map(help).collect();
-            let mut parts = work(own, Some(first));
-            for helper in helpers {
-                parts.extend(helper.join().unwrap_or_else(|panic| resume_unwind(panic)));
-            }
-            parts
-        })
-    }
+            // Without another thread the work takes longer, and that is all.
+            thread::Builder::new().name("falkirk-guest".into()).spawn_scoped(scope, run).ok()
+        };
+        let helpers: Vec<_> = others.iter_mut().take(helpers).filter_map(help).collect();
+        let mut parts = work(own, Some(first));
+        for helper in helpers {
+            parts.extend(helper.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+        parts
+    })
 }
 
 fn lock<'a, 'b>(cuts: &'a Mutex<Cuts<'b>>) -> MutexGuard<'a, Cuts<'b>> {
@@ -140,7 +150,11 @@ impl Task<'_> {
         if !cut.inputs.is_empty() {
             let results = caller.run(self.table, &cut.inputs);
             let checked = results.and_then(|results| rows::check(self.plan, self.source, results, &mut answers));
-            checked.map_err(|Blamed { row, fault }| GuestFault {
+            let held = checked.and_then(|()| match cut.again {
+                true => self.hold(caller, &cut.inputs, &answers),
+                false => Ok(()),
+            });
+            held.map_err(|Blamed { row, fault }| GuestFault {
                 row: cut.start + row,
                 problem: self.artifact_problem(&artifact, fault),
             })?;
@@ -154,9 +168,27 @@ impl Task<'_> {
         }
     }
 
+    /// L9: the same rows, asked again, give the same answers, or the transform is no function of them.
+    fn hold(&self, caller: &Caller, inputs: &[InputRow], answers: &[Answer]) -> Result<(), Blamed> {
+        let mut others = Vec::with_capacity(answers.len());
+        let again = caller.again(self.table, inputs);
+        let again = again.and_then(|results| rows::check(self.plan, self.source, results, &mut others));
+        let Some(blamed) = sample::difference((self.plan, self.source), answers, &others, again) else { return Ok(()) };
+        if self.on_difference == OnNondeterminism::Stop {
+            return Err(blamed);
+        }
+        let (artifact, table) = (caller.artifact().label(), self.source.name.to_string());
+        tracing::warn!(artifact, table, code = blamed.fault.code, "{}", blamed.fault.what);
+        Ok(())
+    }
+
     fn artifact_problem(&self, artifact: &Artifact, fault: Fault) -> Problem {
         let remedy = match fault.code {
             "ROW_REJECTED" => "correct the row in the source, or swap in a transform that accepts it",
+            sample::CODE => {
+                "let each answer depend on its row alone, not on counters, clocks or neighbours, and swap it in; \
+                 limits.on_nondeterminism = \"warn\" goes on without"
+            }
             "TRANSFORM_TIMEOUT" => "correct the transform and swap it in, or raise limits.batch_time_ms",
             "MEMORY_LIMIT" => "correct the transform and swap it in, or raise limits.memory_mib",
             "OUTPUT_TOO_LARGE" => "correct the transform and swap it in, or raise limits.output_mib",

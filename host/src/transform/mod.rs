@@ -15,10 +15,11 @@ mod guest;
 mod instance;
 mod limits;
 mod rows;
+mod sample;
 mod value;
 mod wire;
 
 pub use crate::manifest::Direction;
 pub use artifact::Artifact;
 pub use guest::{Guest, GuestFault};
-pub use limits::{Limits, cores};
+pub use limits::{Limits, OnNondeterminism, cores};

@@ -4,6 +4,7 @@
 
 use super::calls::Blamed;
 use super::instance::Fault;
+use super::sample::Sample;
 use super::value::{self, Unfit};
 use super::wire::{InputRow, OutputRow as WireRow, Rejection, Results, Value};
 use crate::change::{Datum, Image};
@@ -18,6 +19,8 @@ pub(super) struct Cut {
     /// Position of its first row in the batch.
     pub(super) start: usize,
     pub(super) inputs: Vec<InputRow>,
+    /// Whether the call is made again, to see whether its answers are the same.
+    pub(super) again: bool,
     /// Why the row after them cannot be handed over, if it cannot.
     pub(super) unfit: Option<Problem>,
 }
@@ -29,11 +32,17 @@ pub(super) struct Cuts<'a> {
     rows: &'a [&'a Image],
     at: usize,
     limit_bytes: usize,
+    sample: &'a mut Sample,
 }
 
 impl<'a> Cuts<'a> {
-    pub(super) fn new(plan: &'a Plan, source: &'a Source, rows: &'a [&'a Image], limit_bytes: usize) -> Self {
-        Cuts { plan, source, rows, at: 0, limit_bytes }
+    pub(super) fn new(
+        (plan, source): (&'a Plan, &'a Source),
+        rows: &'a [&'a Image],
+        limit_bytes: usize,
+        sample: &'a mut Sample,
+    ) -> Self {
+        Cuts { plan, source, rows, at: 0, limit_bytes, sample }
     }
 
     /// The next call. After one with a row that does not fit there is none.
@@ -42,7 +51,8 @@ impl<'a> Cuts<'a> {
         let rows = self.rows.get(start..).filter(|rows| !rows.is_empty())?;
         let (inputs, unfit) = lower(self.plan, self.source, rows, self.limit_bytes);
         self.at = if unfit.is_some() { self.rows.len() } else { start + inputs.len() };
-        Some(Cut { start, inputs, unfit })
+        let again = self.sample.takes(self.source, inputs.len());
+        Some(Cut { start, inputs, again, unfit })
     }
 
     /// About how many calls there are still, if they are like this one.

@@ -49,10 +49,19 @@ impl Guest for Misbehaving {
             "batch" if rows.len() > 1 => explode(),
             // Fails only in an instance that served before.
             "stale" if CALLS.get() > 1 => explode(),
+            // Tells how many neighbours the row has in its call.
+            "neighbours" => {
+                let count = rows.len();
+                rows.into_iter().map(|row| tell(row, count)).collect()
+            }
+            // Tells the row's place in its call, so far as even and odd go.
+            "place" => rows.into_iter().enumerate().map(|(at, row)| tell(row, at % 2)).collect(),
+            // Fails for few rows.
+            "eighth" if rows.len() < 8 => explode(),
             // Tells how often this instance was called, and takes its time.
             "calls" | "quick" => {
                 turn(if table == "calls" { 100_000_000 } else { 0 });
-                rows.into_iter().map(count).collect()
+                rows.into_iter().map(|row| tell(row, CALLS.get() as usize)).collect()
             }
             // Keeps some memory for ever.
             "leak" => {
@@ -93,8 +102,8 @@ fn turn(turns: u32) {
     }
 }
 
-fn count(InputRow { mut values, .. }: InputRow) -> Result<Vec<OutputRow>, Rejection> {
-    values[1] = Value::Text(CALLS.get().to_string());
+fn tell(InputRow { mut values, .. }: InputRow, number: usize) -> Result<Vec<OutputRow>, Rejection> {
+    values[1] = Value::Text(number.to_string());
     Ok(vec![OutputRow { output: 0, values }])
 }
 
