@@ -4,6 +4,8 @@
 mod determinism;
 #[path = "transform/parallel.rs"]
 mod parallel;
+#[path = "transform/wasi.rs"]
+mod wasi;
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -134,6 +136,14 @@ fn rows(count: usize, marked: &[(usize, &str)]) -> Vec<Image> {
 fn run(guest: &mut Guest, table: &str, rows: &[Image]) -> Result<Vec<Answer>, GuestFault> {
     let plan = plan(table, &ECHO, &ECHO, &[0]);
     guest.answer(&plan, &plan.sources[0], &rows.iter().collect::<Vec<_>>())
+}
+
+/// What a row was answered for its note. Printed by itself a value shows its length only.
+fn note(answer: &Answer) -> String {
+    match &answer[0].values[1] {
+        Datum::Text(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+        other => format!("{other:?}"),
+    }
 }
 
 fn guest() -> Guest {

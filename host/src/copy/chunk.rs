@@ -18,7 +18,7 @@ use crate::transform::Guest;
 use super::{Copied, Copy, key_columns};
 
 /// Wide rows are not waited for any longer than this.
-const BYTES_AT_ONCE: usize = 4 << 20;
+const AT_ONCE_BYTES: usize = 4 << 20;
 
 /// Everything that one chunk needs.
 pub(super) struct OneChunk<'a> {
@@ -96,7 +96,8 @@ impl OneChunk<'_> {
                 None => (rows, Vec::new()),
             };
             // The guest computes; other chunks and the connections go on meanwhile.
-            let answers = tokio::task::block_in_place(|| self.answers(&rows))?;
+            let span = tracing::info_span!("transform", position = %self.copy.snapshot.consistent_point);
+            let answers = span.in_scope(|| tokio::task::block_in_place(|| self.answers(&rows)))?;
             self.push(open, &mut lifter, rows, answers).await?;
             for operation in mirror {
                 open.change(operation).await?;
@@ -112,7 +113,7 @@ impl OneChunk<'_> {
     async fn some_rows(&self, blocks: &mut Blocks, columns: usize) -> Outcome<Option<Vec<Image>>> {
         let at_once = self.guest.map_or(1, |guest| guest.lock().unwrap_or_else(PoisonError::into_inner).rows_at_once());
         let (mut rows, mut bytes) = (Vec::new(), 0);
-        while rows.len() < at_once && bytes < BYTES_AT_ONCE {
+        while rows.len() < at_once && bytes < AT_ONCE_BYTES {
             let Some(block) = blocks.next().await? else { break };
             bytes += block.len();
             rows.append(&mut copy_out::parse_rows(&block, columns)?);

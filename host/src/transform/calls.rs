@@ -30,11 +30,13 @@ pub(super) struct Caller {
     direction: Direction,
     limits: Limits,
     live: Option<Instance>,
+    /// Whether what the transform writes is for the log.
+    heard: bool,
 }
 
 impl Caller {
     pub(super) fn new(artifact: Arc<Artifact>, direction: Direction, limits: Limits) -> Self {
-        Caller { artifact, direction, limits, live: None }
+        Caller { artifact, direction, limits, live: None, heard: true }
     }
 
     pub(super) fn artifact(&self) -> &Arc<Artifact> {
@@ -46,12 +48,12 @@ impl Caller {
         let time_ms = u64::from(self.limits.batch_time_ms);
         self.live.take_if(|instance| instance.is_spent());
         let reused = self.live.is_some();
-        let fault = match self.call(table, inputs, time_ms) {
+        let fault = match self.call(table, inputs, (time_ms, self.heard)) {
             Ok(results) => return Ok(results),
             Err(fault) => fault,
         };
         // An instance that served before may have leaked; that is not the row's doing, and a fresh one shows it.
-        if reused && let Ok(results) = self.call(table, inputs, time_ms) {
+        if reused && let Ok(results) = self.call(table, inputs, (time_ms, false)) {
             tracing::warn!(artifact = self.artifact.label(), code = fault.code, "a fresh instance answered instead");
             return Ok(results);
         }
@@ -60,7 +62,7 @@ impl Caller {
 
     /// The same rows again, in a fresh instance and in other calls.
     pub(super) fn again(&self, table: &str, inputs: &[InputRow]) -> Result<Results, Blamed> {
-        let mut other = Caller::new(self.artifact.clone(), self.direction, self.limits);
+        let mut other = Caller { heard: false, ..Caller::new(self.artifact.clone(), self.direction, self.limits) };
         // An odd number first: rows change their place in the call, and from even to odd places.
         let (head, tail) = inputs.split_at(inputs.len().min((inputs.len() / 3) | 1));
         let mut results = other.run(table, head)?;
@@ -72,12 +74,12 @@ impl Caller {
     }
 
     /// One call in the live instance, or in a fresh one. After a fault there is none.
-    fn call(&mut self, table: &str, inputs: &[InputRow], time_ms: u64) -> Result<Results, Fault> {
+    fn call(&mut self, table: &str, inputs: &[InputRow], how: (u64, bool)) -> Result<Results, Fault> {
         let mut instance = match self.live.take() {
             Some(instance) => instance,
             None => Instance::fresh(&self.artifact, &self.limits)?,
         };
-        let results = instance.call(self.direction, table, inputs, time_ms)?;
+        let results = instance.call(self.direction, table, inputs, how)?;
         if results.len() != inputs.len() {
             let what = format!("it answered {} results for {} rows", results.len(), inputs.len());
             return Err(Fault { code: "BAD_OUTPUT", what });
@@ -98,7 +100,7 @@ impl Caller {
                 // so little that a busy machine looks like a loop.
                 let time_ms = (full_ms * (to - from) as u64 / inputs.len() as u64).max(full_ms / 4);
                 self.live = None;
-                let fault = self.call(table, &inputs[from..to], time_ms).err()?;
+                let fault = self.call(table, &inputs[from..to], (time_ms, false)).err()?;
                 Some((from, to, fault))
             });
             match narrower {
