@@ -1,5 +1,12 @@
 //! Transforms at work in the host: real components, built by `falkirk::build`, that do their worst.
 
+#[path = "transform/determinism.rs"]
+mod determinism;
+#[path = "transform/parallel.rs"]
+mod parallel;
+#[path = "transform/wasi.rs"]
+mod wasi;
+
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -11,9 +18,17 @@ use falkirk::names::TableName;
 use falkirk::plan::{Answer, Case, Filling, Group, Output, OutputRow, Plan, Rule, Source, SourceColumn};
 use falkirk::plan::{Target, TargetColumn};
 use falkirk::problem::{Action, Blame};
-use falkirk::transform::{Artifact, Direction, Guest, GuestFault, Limits};
+use falkirk::transform::{Artifact, Direction, Guest, GuestFault, Limits, OnNondeterminism};
 
-const LIMITS: Limits = Limits { memory_mib: 32, batch_time_ms: 400, output_mib: 2 };
+/// Tests of single faults look at the first time that rows are asked about; `determinism.rs` looks at the second.
+const LIMITS: Limits = Limits {
+    memory_mib: 32,
+    batch_time_ms: 400,
+    output_mib: 2,
+    instances: 1,
+    determinism_share: 0.0,
+    on_nondeterminism: OnNondeterminism::Stop,
+};
 
 fn load(package: &str) -> Arc<Artifact> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(package);
@@ -122,6 +137,14 @@ fn rows(count: usize, marked: &[(usize, &str)]) -> Vec<Image> {
 fn run(guest: &mut Guest, table: &str, rows: &[Image]) -> Result<Vec<Answer>, GuestFault> {
     let plan = plan(table, &ECHO, &ECHO, &[0]);
     guest.answer(&plan, &plan.sources[0], &rows.iter().collect::<Vec<_>>())
+}
+
+/// What a row was answered for its note. Printed by itself a value shows its length only.
+fn note(answer: &Answer) -> String {
+    match &answer[0].values[1] {
+        Datum::Text(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+        other => format!("{other:?}"),
+    }
 }
 
 fn guest() -> Guest {
@@ -239,7 +262,7 @@ fn l9_an_instance_that_went_stale_or_leaks_is_replaced_and_no_row_is_blamed() {
 
 #[test]
 fn large_rows_are_cut_into_calls_that_fit_the_memory_and_the_output() {
-    let limits = Limits { memory_mib: 16, batch_time_ms: 2_000, output_mib: 16 };
+    let limits = Limits { memory_mib: 16, batch_time_ms: 2_000, output_mib: 16, ..LIMITS };
     let mut guest = Guest::new(guests(), Direction::Forward, limits);
     let note = "x".repeat(700_000);
     let rows: Vec<Image> =

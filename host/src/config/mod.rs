@@ -274,6 +274,14 @@ schema_version = "2"
             assert_eq!(problem.code(), "CONFIG_INVALID");
         }
         refused(&format!("{GOOD}[limits]\nmemory_mib = 0"), "CONFIG_INVALID", "between");
+        refused(&format!("{GOOD}[limits]\ninstances = 0"), "CONFIG_INVALID", "between");
+        for share in ["-0.1", "1.5", "nan"] {
+            refused(&format!("{GOOD}[limits]\ndeterminism_share = {share}"), "CONFIG_INVALID", "between 0 and 1");
+        }
+        let text = format!("{GOOD}[limits]\ndeterminism_share = 1.0\non_nondeterminism = \"warn\"");
+        assert_eq!(settle(&text).unwrap().limits.on_nondeterminism, crate::transform::OnNondeterminism::Warn);
+        assert_eq!(settle(&format!("{GOOD}[limits]\ninstances = 3")).unwrap().limits.instances, 3);
+        assert!(settle(GOOD).unwrap().limits.instances >= 1);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::marker::Link;
 use crate::names::TableName;
 use crate::pg::address::Address;
 use crate::problem::{Blame, Outcome, Problem};
-use crate::transform::Limits;
+use crate::transform::{Limits, OnNondeterminism, cores};
 
 /// Which links run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -123,11 +123,22 @@ struct WrittenLimits {
     memory_mib: u64,
     batch_time_ms: u64,
     output_mib: u64,
+    instances: Option<u64>,
+    determinism_share: f64,
+    on_nondeterminism: OnNondeterminism,
 }
 
 impl Default for WrittenLimits {
     fn default() -> Self {
-        WrittenLimits { memory_mib: 64, batch_time_ms: 2_000, output_mib: 64 }
+        let usual = Limits::default();
+        WrittenLimits {
+            memory_mib: usual.memory_mib.into(),
+            batch_time_ms: usual.batch_time_ms.into(),
+            output_mib: usual.output_mib.into(),
+            instances: None,
+            determinism_share: usual.determinism_share,
+            on_nondeterminism: usual.on_nondeterminism,
+        }
     }
 }
 
@@ -202,6 +213,9 @@ const KEYS: &[&str] = &[
     "memory_mib",
     "batch_time_ms",
     "output_mib",
+    "instances",
+    "determinism_share",
+    "on_nondeterminism",
     "copy",
     "workers",
     "chunk_mib",
@@ -251,13 +265,9 @@ impl Written {
             return Err(invalid("direction = \"both\" needs a word on who wins where both sides changed one thing")
                 .remedy("set conflict = \"blue_wins\", \"green_wins\" or \"stop\" in [migration]; [tables] conflict names exceptions"));
         }
-        let limits = Limits {
-            memory_mib: small_range("limits.memory_mib", self.limits.memory_mib, 16, 1_024)?,
-            batch_time_ms: small_range("limits.batch_time_ms", self.limits.batch_time_ms, 10, 60_000)?,
-            output_mib: small_range("limits.output_mib", self.limits.output_mib, 1, 1_024)?,
-        };
+        let links = if self.migration.direction == Direction::Both { 2 } else { 1 };
+        let limits = self.limits.settle(links)?;
         let copy_workers = range("copy.workers", self.copy.workers, 1, 32)? as usize;
-        within_cgroup(u64::from(limits.memory_mib) * (copy_workers as u64 + 1))?;
         Ok(Settings {
             transforms: self.migration.transforms.iter().map(|text| transform(text, base)).collect::<Outcome<_>>()?,
             blue: self.blue.settle("blue", base, variable, &mut warnings)?,
@@ -309,16 +319,57 @@ fn small_range(name: &str, value: u64, least: u32, most: u32) -> Outcome<u32> {
     range(name, value, least.into(), most.into()).map(|value| value as u32)
 }
 
+impl WrittenLimits {
+    /// Limits for so many links at once.
+    fn settle(&self, links: u64) -> Outcome<Limits> {
+        let memory_mib = small_range("limits.memory_mib", self.memory_mib, 16, 1_024)?;
+        let container_mib = container_mib();
+        let instances = match self.instances {
+            Some(instances) => small_range("limits.instances", instances, 1, 64)?,
+            // As many as there are cores, and no more than the container holds.
+            None => (2..=cores())
+                .rev()
+                .find(|count| container_mib.is_none_or(|limit| all_mib(memory_mib, *count, links) <= limit))
+                .unwrap_or(1),
+        };
+        within_container(all_mib(memory_mib, instances, links), container_mib)?;
+        if !(0.0..=1.0).contains(&self.determinism_share) {
+            let share = self.determinism_share;
+            return Err(invalid(format!(
+                "limits.determinism_share = {share} is out of range: it must be between 0 and 1"
+            )));
+        }
+        Ok(Limits {
+            memory_mib,
+            batch_time_ms: small_range("limits.batch_time_ms", self.batch_time_ms, 10, 60_000)?,
+            output_mib: small_range("limits.output_mib", self.output_mib, 1, 1_024)?,
+            instances,
+            determinism_share: self.determinism_share,
+            on_nondeterminism: self.on_nondeterminism,
+        })
+    }
+}
+
+/// What all transform instances together may take: those of the links, and one that is being tried.
+fn all_mib(memory_mib: u32, instances: u32, links: u64) -> u64 {
+    u64::from(memory_mib) * (u64::from(instances) * links + 1)
+}
+
+/// What the container allows, if it limits memory at all.
+fn container_mib() -> Option<u64> {
+    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?;
+    limit.trim().parse::<u64>().ok().map(|bytes| bytes >> 20)
+}
+
 /// Pitfalls, section 6, row 9: limits that the container cannot hold would end as a kill in the night.
-fn within_cgroup(wanted_mib: u64) -> Outcome<()> {
-    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
-    match limit.and_then(|text| text.trim().parse::<u64>().ok()).map(|bytes| bytes >> 20) {
+fn within_container(wanted_mib: u64, limit_mib: Option<u64>) -> Outcome<()> {
+    match limit_mib {
         Some(limit_mib) if wanted_mib > limit_mib => Err(Problem::refuse(
             Blame::Config,
             "LIMIT_EXCEEDS_CGROUP",
             format!("all transform instances together may take {wanted_mib} MiB, the container allows {limit_mib} MiB"),
         )
-        .remedy("lower limits.memory_mib or copy.workers, or give the container more memory")),
+        .remedy("lower limits.memory_mib or limits.instances, or give the container more memory")),
         _ => Ok(()),
     }
 }

@@ -94,6 +94,10 @@ pub async fn run(copy: &Copy<'_>, stop: &watch::Receiver<bool>) -> Outcome<Copie
     let all = record::list(copy.target.client(), &copy.identity.migration, copy.identity.link).await?;
     show(copy, &all);
     let levels = copy.plan.sources.iter().map(|source| source.copy_level).max().unwrap_or(0);
+    let guest = copy.artifact.as_ref().map(|artifact| {
+        let settings = copy.settings;
+        std::sync::Mutex::new(Guest::new(artifact.clone(), settings.link.into(), settings.limits))
+    });
     let mut workers = Vec::new();
     for _ in 0..copy.settings.copy_workers {
         workers.push(Worker::connect(copy).await?);
@@ -102,7 +106,7 @@ pub async fn run(copy: &Copy<'_>, stop: &watch::Receiver<bool>) -> Outcome<Copie
         let of_level = |chunk: &&Chunk| !chunk.finished && level_of(&copy.plan, chunk) == Some(level);
         let chunks: Vec<Chunk> = all.iter().filter(of_level).cloned().collect();
         let (next, turn) = (AtomicUsize::new(0), Mutex::new(()));
-        let runs = workers.iter_mut().map(|worker| worker.run(copy, &chunks, (&next, &turn), stop));
+        let runs = workers.iter_mut().map(|worker| worker.run(copy, &chunks, (&next, &turn), (guest.as_ref(), stop)));
         let ended = futures_util::future::try_join_all(runs).await?;
         if ended.contains(&Copied::Stopped) {
             return Ok(Copied::Stopped);
@@ -133,11 +137,10 @@ fn show(copy: &Copy<'_>, chunks: &[Chunk]) {
     });
 }
 
-/// One of the copying sessions: a pair of connections and a guest of its own.
+/// One of the copying sessions: a pair of connections.
 struct Worker {
     source: Session,
     target: Session,
-    guest: Option<Guest>,
     keyed: Option<Keyed>,
 }
 
@@ -148,10 +151,6 @@ impl Worker {
             source: Session::connect_blaming(&settings.source().address, Blame::Source, "copy").await?,
             target: Session::connect_blaming(&settings.target().address, Blame::Target, "copy").await?,
             keyed: Keyed::connect(settings, &copy.plan, &copy.identity).await?,
-            guest: copy
-                .artifact
-                .as_ref()
-                .map(|artifact| Guest::new(artifact.clone(), settings.link.into(), settings.limits)),
         })
     }
 
@@ -160,7 +159,7 @@ impl Worker {
         copy: &Copy<'_>,
         chunks: &[Chunk],
         (next, turn): (&AtomicUsize, &Mutex<()>),
-        stop: &watch::Receiver<bool>,
+        (guest, stop): (Option<&std::sync::Mutex<Guest>>, &watch::Receiver<bool>),
     ) -> Outcome<Copied> {
         let reader = CopyOut::enter(self.source.client(), &copy.snapshot.snapshot).await?;
         let position: Lsn = copy.snapshot.consistent_point;
@@ -179,8 +178,8 @@ impl Worker {
                 false => None,
             };
             let Some(open) = writer.begin(chunk, position).await? else { continue };
-            let one = chunk::OneChunk { copy, chunk, source, reader: &reader, stop };
-            if one.copy(open, self.guest.as_mut(), self.keyed.as_mut()).await? == Copied::Stopped {
+            let one = chunk::OneChunk { copy, chunk, source, reader: &reader, guest, stop };
+            if one.copy(open, self.keyed.as_mut()).await? == Copied::Stopped {
                 return Ok(Copied::Stopped);
             }
         }

@@ -128,7 +128,10 @@ impl Lifting {
     ) -> Result<(), Fault> {
         let plan = self.plan.clone();
         let resolved = self.resolve(changes, relations).await?;
-        let mut answers = self.ask(&resolved)?;
+        // What a transform writes to the log meanwhile carries the position where its rows begin.
+        let position = resolved.first().map(|first| changes[first.step.change].at);
+        let span = tracing::info_span!("transform", position = position.map(tracing::field::display));
+        let mut answers = span.in_scope(|| self.ask(&resolved))?;
         let mut operations = Vec::new();
         for Resolved { mut step, asked } in resolved {
             let fault = |problem: Problem| Fault { change: step.change, problem };

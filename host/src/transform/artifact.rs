@@ -4,22 +4,25 @@
 //!   bytes -> digest -> pin -> kind -> compile under a wall limit -> imports -> exports -> describe -> manifest
 //! ```
 //!
-//! Every step refuses with what it saw and what would be right. Nothing is linked, so an artifact that imports anything
-//! is refused by name (L9): an import of an empty interface would link against nothing and slip through.
+//! Every step refuses with what it saw and what would be right. Imports are held against a list by name (L9): an import
+//! of an empty interface would link against nothing and slip through. What is on the list has nothing behind it.
 
 use std::fmt::Write as _;
 use std::io::Read;
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
-use wasmtime::component::{Component, InstancePre, Linker};
+use wasmtime::component::{Component, InstancePre};
 
 use super::engine::engine;
 use super::instance::{Fault, Instance};
-use super::limits::{Limits, Meter};
+use super::limits::Limits;
+use super::room::Room;
+use super::voice::{Allowance, Voice};
+use super::wasi;
 use crate::manifest::Manifest;
 use crate::problem::{Blame, Outcome, Problem};
 
@@ -34,10 +37,12 @@ const EXPORT: &str = "falkirk:migration/transform@0.1.0";
 
 /// A checked and compiled transform. Shared by all links that run it.
 pub struct Artifact {
-    pub(super) label: String,
+    pub(super) label: Arc<str>,
     pub(super) digest: String,
     pub(super) manifest: Manifest,
-    pub(super) ready: InstancePre<Meter>,
+    pub(super) ready: InstancePre<Room>,
+    /// What all instances together may still write to the log.
+    pub(super) allowance: Arc<Mutex<Allowance>>,
     /// The artifacts of a path of several steps, in their order; empty for a single one.
     pub(super) path: Vec<Arc<Artifact>>,
     /// Labels of artifacts that were loaded as well and lead elsewhere.
@@ -66,16 +71,19 @@ impl Artifact {
 
     fn checked(name: &str, bytes: &[u8], pin: Option<&str>, limits: &Limits, wall: Duration) -> Outcome<Self> {
         let digest = hex(&Sha256::digest(bytes));
-        let label = format!("{name}@sha256:{}", &digest[..12]);
+        let label: Arc<str> = format!("{name}@sha256:{}", &digest[..12]).into();
         let named = |problem: Problem| problem.artifact(&label);
         check_pin(pin, &digest).map_err(named)?;
         check_kind(bytes).map_err(named)?;
         let engine = engine()?;
         let component = compile(engine, bytes, wall).map_err(named)?;
         check_world(engine, &component).map_err(named)?;
-        let ready = Linker::new(engine).instantiate_pre(&component).map_err(|error| named(mismatch(&error)))?;
-        let manifest = describe(engine, &ready, limits).map_err(named)?;
-        Ok(Artifact { label, digest, manifest, ready, path: Vec::new(), beside: Vec::new() })
+        let linked = wasi::link(engine, &component).and_then(|linker| linker.instantiate_pre(&component));
+        let ready = linked.map_err(|error| named(mismatch(&error)))?;
+        let allowance = Arc::new(Mutex::new(Allowance::new()));
+        let voice = || Voice::new(label.clone(), allowance.clone());
+        let manifest = describe(engine, &ready, limits, &voice).map_err(named)?;
+        Ok(Artifact { label, digest, manifest, ready, allowance, path: Vec::new(), beside: Vec::new() })
     }
 
     /// File name and the digest's beginning, for messages: `shop.wasm@sha256:0123456789ab`.
@@ -97,7 +105,11 @@ impl Artifact {
         self.ready.engine()
     }
 
-    pub(super) fn ready(&self) -> &InstancePre<Meter> {
+    pub(super) fn voice(&self) -> Voice {
+        Voice::new(self.label.clone(), self.allowance.clone())
+    }
+
+    pub(super) fn ready(&self) -> &InstancePre<Room> {
         &self.ready
     }
 }
@@ -182,14 +194,14 @@ fn compile(engine: &Engine, bytes: &[u8], wall: Duration) -> Outcome<Component> 
     }
 }
 
-/// Imports none at all, exports the interface in this version.
+/// Imports nothing beyond the listed interfaces, exports its own in this version.
 fn check_world(engine: &Engine, component: &Component) -> Outcome<()> {
     let world = component.component_type();
-    let imports: Vec<&str> = world.imports(engine).map(|(name, _)| name).collect();
+    let imports: Vec<&str> = world.imports(engine).map(|(name, _)| name).filter(|name| !wasi::grants(name)).collect();
     if !imports.is_empty() {
-        let what = format!("it imports {}, and a transform imports nothing", list(&imports));
+        let what = format!("it imports {}, which no transform is given", list(&imports));
         return Err(Problem::refuse(Blame::Artifact, "IMPORTS_REFUSED", what)
-            .remedy("build it for a target without WASI, such as wasm32-unknown-unknown"));
+            .remedy("build it for wasm32-unknown-unknown; of WASI 0.2 only cli, clocks, filesystem, io and random are answered, with nothing behind them"));
     }
     let exports: Vec<&str> = world.exports(engine).map(|(name, _)| name).collect();
     if exports.contains(&EXPORT) {
@@ -222,7 +234,12 @@ fn mismatch(error: &wasmtime::Error) -> Problem {
 }
 
 /// Asks for the manifest, twice in one instance and once in another: it is a constant (L9).
-fn describe(engine: &Engine, ready: &InstancePre<Meter>, limits: &Limits) -> Outcome<Manifest> {
+fn describe(
+    engine: &Engine,
+    ready: &InstancePre<Room>,
+    limits: &Limits,
+    voice: &dyn Fn() -> Voice,
+) -> Outcome<Manifest> {
     let refuse = |fault: Fault| {
         let remedy = match fault.code {
             "WIT_MISMATCH" => "build it against the wit/migration.wit that comes with this host",
@@ -230,10 +247,11 @@ fn describe(engine: &Engine, ready: &InstancePre<Meter>, limits: &Limits) -> Out
         };
         Problem::refuse(Blame::Artifact, fault.code, fault.what).remedy(remedy)
     };
-    let mut first = Instance::start(engine, ready, limits).map_err(refuse)?;
+    let mut first = Instance::start(engine, ready, limits, voice()).map_err(refuse)?;
     let text = first.describe().map_err(refuse)?;
     let again = first.describe().map_err(refuse)?;
-    let elsewhere = Instance::start(engine, ready, limits).and_then(|mut other| other.describe()).map_err(refuse)?;
+    let elsewhere =
+        Instance::start(engine, ready, limits, voice()).and_then(|mut other| other.describe()).map_err(refuse)?;
     if text != again || text != elsewhere {
         let what = "describe gave two different manifests";
         return Err(Problem::refuse(Blame::Artifact, "DESCRIBE_NOT_CONSTANT", what)
@@ -296,7 +314,8 @@ mod tests {
         for (text, name) in [
             (r#"(component (import "secret" (func)))"#, "secret"),
             (r#"(component (import "a:b/nothing@1.0.0" (instance)))"#, "a:b/nothing@1.0.0"),
-            (r#"(component (import "wasi:clocks/wall-clock@0.2.6" (instance (export "now" (func)))))"#, "wall-clock"),
+            (r#"(component (import "wasi:sockets/network@0.2.6" (instance)))"#, "wasi:sockets/network"),
+            (r#"(component (import "wasi:cli/stdout" (func)))"#, "wasi:cli/stdout"),
         ] {
             let bytes = wat::parse_str(text).unwrap();
             let problem = Artifact::from_bytes("x.wasm", &bytes, None, &Limits::default()).unwrap_err();

@@ -8,6 +8,9 @@ use wasmtime::{Engine, Store, Trap, WasmBacktrace};
 
 use super::artifact::Artifact;
 use super::limits::{HANDLES, Limits, Meter, OverLimit, ticks};
+use super::room::Room;
+use super::voice::Voice;
+use super::wasi::Denied;
 use super::wire::{InputRow, Migration, Results};
 use crate::manifest::Direction;
 
@@ -28,7 +31,7 @@ pub(super) struct Fault {
 
 /// A live instance.
 pub(super) struct Instance {
-    store: Store<Meter>,
+    store: Store<Room>,
     exports: Migration,
     limits: Limits,
     calls: u32,
@@ -37,20 +40,26 @@ pub(super) struct Instance {
 impl Instance {
     /// A fresh instance of an artifact.
     pub(super) fn fresh(artifact: &Artifact, limits: &Limits) -> Result<Self, Fault> {
-        Self::start(artifact.engine(), artifact.ready(), limits)
+        Self::start(artifact.engine(), artifact.ready(), limits, artifact.voice())
     }
 
-    pub(super) fn start(engine: &Engine, ready: &InstancePre<Meter>, limits: &Limits) -> Result<Self, Fault> {
-        let mut store = Store::new(engine, Meter::new(limits));
-        store.limiter(|meter| meter);
+    pub(super) fn start(
+        engine: &Engine,
+        ready: &InstancePre<Room>,
+        limits: &Limits,
+        voice: Voice,
+    ) -> Result<Self, Fault> {
+        let mut store = Store::new(engine, Room { meter: Meter::new(limits), voice });
+        store.limiter(|room| &mut room.meter);
         store.set_hostcall_fuel(limits.output_bytes());
         store.set_max_component_handles(HANDLES);
         // L10: armed before instantiation, since a start function is foreign code like any other.
         store.set_epoch_deadline(ticks(u64::from(limits.batch_time_ms)));
-        let instance = ready.instantiate(&mut store).map_err(|error| match error.is::<Trap>() {
-            true => fault(&error, "while it started", u64::from(limits.batch_time_ms)),
-            false => Fault { code: "MEMORY_LIMIT", what: format!("it cannot be started: {}", error.root_cause()) },
-        })?;
+        let instance =
+            ready.instantiate(&mut store).map_err(|error| match error.is::<Trap>() || error.is::<Denied>() {
+                true => fault(&error, "while it started", u64::from(limits.batch_time_ms)),
+                false => Fault { code: "MEMORY_LIMIT", what: format!("it cannot be started: {}", error.root_cause()) },
+            })?;
         let exports = Migration::new(&mut store, &instance)
             .map_err(|error| Fault { code: "WIT_MISMATCH", what: format!("{error:#}") })?;
         Ok(Instance { store, exports, limits: *limits, calls: 0 })
@@ -58,7 +67,7 @@ impl Instance {
 
     /// Whether the instance has served its time or grown over half its memory: then a fresh one takes over.
     pub(super) fn is_spent(&self) -> bool {
-        self.calls >= CALLS || self.store.data().memory_bytes() > self.limits.memory_bytes() / 2
+        self.calls >= CALLS || self.store.data().meter.memory_bytes() > self.limits.memory_bytes() / 2
     }
 
     /// The manifest's text.
@@ -69,21 +78,23 @@ impl Instance {
         exports.call_describe(&mut self.store).map_err(|error| fault(&error, "in describe", time_ms))
     }
 
-    /// One call. After an error the instance must be dropped.
+    /// One call. After an error the instance must be dropped. What it writes reaches the log if `heard`.
     pub(super) fn call(
         &mut self,
         direction: Direction,
         table: &str,
         rows: &[InputRow],
-        time_ms: u64,
+        (time_ms, heard): (u64, bool),
     ) -> Result<Results, Fault> {
         self.calls += 1;
+        self.store.data_mut().voice.begin(table, heard);
         self.store.set_epoch_deadline(ticks(time_ms));
         let exports = self.exports.falkirk_migration_transform();
         let (result, place) = match direction {
             Direction::Forward => (exports.call_forward(&mut self.store, table, rows), "in forward"),
             Direction::Backward => (exports.call_backward(&mut self.store, table, rows), "in backward"),
         };
+        self.store.data_mut().voice.end();
         result.map_err(|error| fault(&error, place, time_ms))
     }
 }
@@ -97,6 +108,8 @@ fn fault(error: &wasmtime::Error, place: &str, time_ms: u64) -> Fault {
             Trap::Interrupt => ("TRANSFORM_TIMEOUT", format!("it did not answer within {time_ms} ms")),
             trap => ("TRANSFORM_TRAP", format!("it trapped: {}", trap.to_string().trim_start_matches("wasm trap: "))),
         }
+    } else if let Some(denied) = error.downcast_ref::<Denied>() {
+        ("TRANSFORM_TRAP", denied.to_string())
     } else if error.root_cause().to_string().contains("fuel allocated for hostcalls") {
         ("OUTPUT_TOO_LARGE", "its answer is larger than limits.output_mib allows".to_owned())
     } else {

@@ -21,7 +21,7 @@ const TABLE_ELEMENTS: usize = 20_000;
 pub(super) const HANDLES: usize = 1_000;
 
 /// The limits of one instance, as configured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// All memories of the instance together.
@@ -30,11 +30,34 @@ pub struct Limits {
     pub batch_time_ms: u32,
     /// What one call may answer.
     pub output_mib: u32,
+    /// How many instances of a link's transform work at once.
+    pub instances: u32,
+    /// The share of calls that are made again to see whether the answers are the same (L9): 0 is none, 1 all.
+    pub determinism_share: f64,
+    /// What a difference leads to.
+    pub on_nondeterminism: OnNondeterminism,
+}
+
+/// What follows from a transform that answers the same rows in two ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnNondeterminism {
+    /// The link stops at the row.
+    Stop,
+    /// The log says so, and the first answer counts.
+    Warn,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { memory_mib: 64, batch_time_ms: 2000, output_mib: 64 }
+        Limits {
+            memory_mib: 64,
+            batch_time_ms: 2000,
+            output_mib: 64,
+            instances: cores(),
+            determinism_share: 0.01,
+            on_nondeterminism: OnNondeterminism::Stop,
+        }
     }
 }
 
@@ -45,6 +68,7 @@ impl Limits {
             ("limits.memory_mib", self.memory_mib, 1..=4096),
             ("limits.batch_time_ms", self.batch_time_ms, 10..=600_000),
             ("limits.output_mib", self.output_mib, 1..=1024),
+            ("limits.instances", self.instances, 1..=64),
         ];
         for (setting, value, range) in ranges {
             if !range.contains(&value) {
@@ -52,6 +76,11 @@ impl Limits {
                 return Err(Problem::refuse(Blame::Config, "LIMIT_RANGE", what)
                     .remedy(format!("set {setting} to a value within the range")));
             }
+        }
+        if !(0.0..=1.0).contains(&self.determinism_share) {
+            let what = format!("limits.determinism_share is {}, outside 0 to 1", self.determinism_share);
+            return Err(Problem::refuse(Blame::Config, "LIMIT_RANGE", what)
+                .remedy("set limits.determinism_share to the share of calls to make again, such as 0.01"));
         }
         Ok(self)
     }
@@ -68,6 +97,11 @@ impl Limits {
     pub(super) fn input_bytes(&self) -> usize {
         self.memory_bytes() / 16
     }
+}
+
+/// How many cores this process may use: so many instances can really run at once.
+pub fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(64) as u32)
 }
 
 /// A time limit in ticks of the engine's clock; one more, since the first tick may come at once.
@@ -158,6 +192,8 @@ mod tests {
             Limits { memory_mib: 0, ..Limits::default() },
             Limits { batch_time_ms: 9, ..Limits::default() },
             Limits { output_mib: 1025, ..Limits::default() },
+            Limits { instances: 0, ..Limits::default() },
+            Limits { determinism_share: f64::NAN, ..Limits::default() },
         ] {
             let problem = limits.checked().unwrap_err();
             assert_eq!(problem.code(), "LIMIT_RANGE");

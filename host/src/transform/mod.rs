@@ -5,19 +5,25 @@
 //! ```
 //!
 //! The only home of `wasmtime`. It holds L10: whatever a transform does, the host gets an answer or a problem that names
-//! artifact, table and row, within bounded time and memory. And its part of L9: nothing is linked, so there is nothing
-//! for an answer to depend on but the rows.
+//! artifact, table and row, within bounded time and memory. And its part of L9: nothing is linked that tells two runs
+//! apart, so there is nothing for an answer to depend on but the rows.
 
 mod artifact;
+mod calls;
 mod engine;
 mod guest;
 mod instance;
 mod limits;
+mod room;
+mod rows;
+mod sample;
 mod steps;
 mod value;
+mod voice;
+mod wasi;
 mod wire;
 
 pub use crate::manifest::Direction;
 pub use artifact::Artifact;
 pub use guest::{Guest, GuestFault};
-pub use limits::Limits;
+pub use limits::{Limits, OnNondeterminism, cores};

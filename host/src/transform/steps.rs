@@ -32,14 +32,14 @@ impl Artifact {
         let (labels, digests): (Vec<&str>, Vec<&str>) =
             path.iter().map(|artifact| (artifact.label(), artifact.digest())).unzip();
         let (label, digest) = match digests.as_slice() {
-            [only] => (labels[0].to_owned(), (*only).to_owned()),
-            several => (labels.join(" + "), hex(&Sha256::digest(several.join("\n")))),
+            [only] => (labels[0].into(), (*only).to_owned()),
+            several => (labels.join(" + ").into(), hex(&Sha256::digest(several.join("\n")))),
         };
         let first = &path[0];
         let manifest = Manifest { from: from.to_owned(), to: to.to_owned(), ..first.manifest().clone() };
-        let (ready, is_single) = (first.ready().clone(), path.len() == 1);
+        let (ready, allowance, is_single) = (first.ready().clone(), first.allowance.clone(), path.len() == 1);
         let path = if is_single { Vec::new() } else { path };
-        Ok(Some(Arc::new(Artifact { label, digest, manifest, ready, path, beside })))
+        Ok(Some(Arc::new(Artifact { label, digest, manifest, ready, allowance, path, beside })))
     }
 
     fn step(&self) -> Step<'_> {

@@ -49,6 +49,20 @@ impl Guest for Misbehaving {
             "batch" if rows.len() > 1 => explode(),
             // Fails only in an instance that served before.
             "stale" if CALLS.get() > 1 => explode(),
+            // Tells how many neighbours the row has in its call.
+            "neighbours" => {
+                let count = rows.len();
+                rows.into_iter().map(|row| tell(row, count)).collect()
+            }
+            // Tells the row's place in its call, so far as even and odd go.
+            "place" => rows.into_iter().enumerate().map(|(at, row)| tell(row, at % 2)).collect(),
+            // Fails for few rows.
+            "eighth" if rows.len() < 8 => explode(),
+            // Tells how often this instance was called, and takes its time.
+            "calls" | "quick" => {
+                turn(if table == "calls" { 100_000_000 } else { 0 });
+                rows.into_iter().map(|row| tell(row, CALLS.get() as usize)).collect()
+            }
             // Keeps some memory for ever.
             "leak" => {
                 std::mem::forget(black_box(vec![1_u8; 4 << 20]));
@@ -79,6 +93,18 @@ fn spin() -> ! {
     loop {
         black_box(());
     }
+}
+
+/// Turns for as long as the note's number says.
+fn turn(turns: u32) {
+    for turn in 0..turns {
+        black_box(turn);
+    }
+}
+
+fn tell(InputRow { mut values, .. }: InputRow, number: usize) -> Result<Vec<OutputRow>, Rejection> {
+    values[1] = Value::Text(number.to_string());
+    Ok(vec![OutputRow { output: 0, values }])
 }
 
 fn answer(InputRow { mut values, .. }: InputRow) -> Result<Vec<OutputRow>, Rejection> {
@@ -116,7 +142,7 @@ fn answer(InputRow { mut values, .. }: InputRow) -> Result<Vec<OutputRow>, Rejec
         "reject oddly" => {
             return Err(Rejection { column: Some(99), code: "secret 4711\n".into(), message: String::new() });
         }
-        _ => {}
+        other => turn(other.strip_prefix("turn ").and_then(|turns| turns.parse().ok()).unwrap_or(0)),
     }
     Ok(vec![OutputRow { output, values }])
 }
