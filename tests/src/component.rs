@@ -84,6 +84,45 @@ impl Stage {
             None => "transforms = []\n".to_owned(),
         }
     }
+
+    /// The same settings with each rule of the named component on the other side: what it did forward, it does backward.
+    pub(crate) fn mirrored(&self, migration: &str) -> String {
+        let Some((before, rest)) = migration.split_once("transforms = [\"") else { return migration.to_owned() };
+        let (path, after) = rest.split_once('"').expect("a path ends");
+        let mut bytes = std::fs::read(path).expect("the component is there");
+        mirror(&mut bytes);
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let file = self.file(&format!("mirrored.{name}"), bytes);
+        format!("{before}transforms = [{:?}{after}", file.to_string_lossy())
+    }
+}
+
+/// Exchanges the sides in the manifest of a component that holds it as a constant.
+fn mirror(bytes: &mut [u8]) {
+    let starts_here =
+        |window: &[u8]| window.starts_with(b"{") && window[1..].trim_ascii_start().starts_with(b"\"falkirk\"");
+    let start = bytes.windows(40).position(starts_here).expect("the manifest is a constant of the component");
+    let mut read = serde_json::Deserializer::from_slice(&bytes[start..]).into_iter::<serde_json::Value>();
+    let mut manifest = read.next().expect("the manifest is there").expect("the manifest is JSON");
+    let length = read.byte_offset();
+    swap(&mut manifest, "forward", "backward");
+    for map in manifest["maps"].as_object_mut().into_iter().flat_map(|maps| maps.values_mut()) {
+        swap(map, "blue", "green");
+        map["creates"] = match map["creates"].as_str() {
+            Some("blue") => "green".into(),
+            Some("green") => "blue".into(),
+            _ => map["creates"].take(),
+        };
+    }
+    let text = manifest.to_string();
+    let text = format!("{text:<length$}");
+    assert_eq!(text.len(), length, "there is no room for this manifest");
+    bytes[start..start + length].copy_from_slice(text.as_bytes());
+}
+
+fn swap(json: &mut serde_json::Value, one: &str, other: &str) {
+    let (first, second) = (json[one].take(), json[other].take());
+    (json[one], json[other]) = (second, first);
 }
 
 fn build(package: &str) -> PathBuf {

@@ -46,12 +46,45 @@ enum Roles {
     Both,
 }
 
+/// Which way a test's only link goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// As the test says: from blue to green.
+    Forward,
+    /// What the test calls blue is Falkirk's green, and the other way round.
+    Backward,
+}
+
+impl Way {
+    /// The way of a module: whatever stands inside of `tests/backward.rs` goes backward.
+    pub fn of(module: &str) -> Way {
+        if module.starts_with("backward::") { Way::Backward } else { Way::Forward }
+    }
+
+    /// The link's name.
+    pub fn link(self) -> &'static str {
+        match self {
+            Way::Forward => "forward",
+            Way::Backward => "backward",
+        }
+    }
+}
+
+/// The way of the file that says this: `tests/backward.rs` runs tests of the forward link once more, backward.
+#[macro_export]
+macro_rules! way {
+    () => {
+        $crate::Way::of(module_path!())
+    };
+}
+
 /// Two databases, a folder for files, and the command.
 pub struct Stage {
-    /// The older schema.
+    /// The older schema; in a stage that goes backward, the newer one.
     pub blue: Side,
-    /// The newer schema.
+    /// The newer schema; in a stage that goes backward, the older one.
     pub green: Side,
+    way: Way,
     name: String,
     folder: TempDir,
     roles: Roles,
@@ -83,10 +116,22 @@ impl Stage {
         Stage {
             blue: Side::create("blue", name, blue),
             green: Side::create("green", name, green),
+            way: Way::Forward,
             name: name.to_owned(),
             folder,
             roles,
         }
+    }
+
+    /// The stage with its only link going that way: the test's blue is read and its green is written, whatever they are
+    /// to Falkirk.
+    pub fn toward(self, way: Way) -> Stage {
+        Stage { way, ..self }
+    }
+
+    /// The name of the slot and publication of the only link.
+    pub fn slot(&self) -> String {
+        format!("falkirk_{}_{}", self.name, self.way.link())
     }
 
     /// Makes the schemas as the application would, and then runs the recipes for Falkirk's role as an administrator
@@ -132,7 +177,13 @@ impl Stage {
         // Most tests are about one direction; what keeps the way back open has tests of its own.
         let one_way = direction != "both" && !migration.contains("rollback");
         let rollback = if one_way { "rollback = \"none\"\n" } else { "" };
-        let (name, blue, green) = (&self.name, self.blue.url(), self.green.url());
+        let (name, mut blue, mut green) = (&self.name, self.blue.url(), self.green.url());
+        let (mut direction, mut migration) = (direction, migration);
+        if self.way == Way::Backward {
+            assert_eq!(direction, "forward", "only a stage with one link has a way");
+            (blue, green) = (green, blue);
+            (direction, migration) = ("backward", self.mirrored(&migration));
+        }
         self.file(
             "falkirk.toml",
             format!(

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use falkirk_tests::{SOON, Stage, until};
+use falkirk_tests::{SOON, Stage, Way, until, way};
 
 const SCHEMA: &str = "
     CREATE TABLE customer (id bigint PRIMARY KEY, name text, email text UNIQUE, note text);
@@ -33,7 +33,7 @@ const BLUE_ONLY: &str = "
 const TABLES: [&str; 6] = ["customer", "line", "document", "odd", "event", "\"My.Scratch\""];
 
 fn stage(name: &str) -> Stage {
-    let stage = Stage::one_way(name);
+    let stage = Stage::one_way(name).toward(way!());
     set_up(&stage);
     stage
 }
@@ -172,7 +172,7 @@ fn l3_a_slot_that_is_ahead_of_the_checkpoint_is_refused() {
     let stage = stage("core_gate");
     stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
     stage.blue.sql("INSERT INTO line (customer_id, quantity) VALUES (1, 77)");
-    stage.blue.admin("SELECT pg_replication_slot_advance('falkirk_core_gate_forward', pg_current_wal_lsn())");
+    stage.blue.admin(&format!("SELECT pg_replication_slot_advance('{}', pg_current_wal_lsn())", stage.slot()));
     let before = stage.green.digest("SELECT * FROM line");
     stage.falkirk(&["run", "--until", "caught-up"]).expect(1).says("GAP").says("falkirk clean");
     assert_eq!(stage.green.digest("SELECT * FROM line"), before);
@@ -201,7 +201,7 @@ fn l2_kills_of_the_host_during_copy_and_stream_leave_what_a_run_without_them_lea
 
 #[test]
 fn l1_and_l2_crashes_of_either_server_lose_and_repeat_nothing() {
-    let stage = Stage::with_own_servers("core_crash", &[]);
+    let stage = Stage::with_own_servers("core_crash", &[]).toward(way!());
     set_up(&stage);
     let mut host = stage.start_falkirk(&["run"]);
     until("the copy is there", SOON, || stage.green.count("line") == 900);
@@ -268,6 +268,10 @@ const SHOP: [(&str, &str); 8] = [
 
 #[test]
 fn l6_the_shop_moves_from_release_1_to_release_2() {
+    // The shop's rules backward are other rules: `round_trips.rs` has them.
+    if way!() == Way::Backward {
+        return;
+    }
     let stage = Stage::one_way("core_shop");
     let identities: String = ["customer", "product", "orders", "basket", "coupon"]
         .map(|table| format!("ALTER TABLE {table} REPLICA IDENTITY FULL;"))

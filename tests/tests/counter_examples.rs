@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use falkirk_tests::{SOON, Stage, rules_component, rules_schemas, until};
+use falkirk_tests::{SOON, Stage, rules_component, rules_schemas, until, way};
 
 fn rules(name: &str, rows: &str) -> Stage {
-    let stage = Stage::one_way(name);
+    let stage = Stage::one_way(name).toward(way!());
     let [blue, green] = rules_schemas();
     stage.schemas(&blue, &green);
     stage.blue.sql(rows);
@@ -15,7 +15,7 @@ fn rules(name: &str, rows: &str) -> Stage {
 
 /// Tables that are copied as they are.
 fn plain(name: &str, schema: &str, rows: &str) -> Stage {
-    let stage = Stage::one_way(name);
+    let stage = Stage::one_way(name).toward(way!());
     stage.schemas(schema, schema);
     stage.blue.sql(rows);
     stage.config("forward", "transforms = []");
@@ -135,7 +135,7 @@ fn counter_example_15_unique_values_that_pass_from_row_to_row_arrive_in_source_o
 
 #[test]
 fn counter_example_15_a_swap_under_a_deferrable_constraint_needs_one_in_the_target_and_then_works() {
-    let stage = Stage::one_way("ce_15_defer");
+    let stage = Stage::one_way("ce_15_defer").toward(way!());
     let of = |how: &str| format!("CREATE TABLE u (id int PRIMARY KEY, v int, CONSTRAINT u_v UNIQUE (v) {how}); ");
     stage.schemas(&of("DEFERRABLE"), &of(""));
     stage.blue.sql("INSERT INTO u VALUES (1, 1), (2, 2), (3, 3)");
@@ -343,7 +343,7 @@ fn counter_example_25a_check_prints_the_sql_for_old_rows_and_clean_says_how_to_u
 
 #[test]
 fn counter_example_26_columns_whose_types_could_lose_a_value_are_refused_by_name() {
-    let stage = Stage::one_way("ce_26");
+    let stage = Stage::one_way("ce_26").toward(way!());
     stage.schemas(
         "CREATE TABLE t (id int PRIMARY KEY, a bigint, b text, c numeric(10,2), d timestamptz, e int, f varchar(9))",
         "CREATE TABLE t (id bigint PRIMARY KEY, a int, b varchar(5), c numeric(10,1), d timestamp, e bigint, f text)",
@@ -377,7 +377,7 @@ fn counter_example_27_a_column_that_both_sides_get_later_is_not_copied_before_so
 
 #[test]
 fn counter_example_29_a_short_float_is_never_widened_and_arrives_with_its_own_digits() {
-    let stage = Stage::one_way("ce_29");
+    let stage = Stage::one_way("ce_29").toward(way!());
     stage.schemas(
         "CREATE TABLE t (id int PRIMARY KEY, v real)",
         "CREATE TABLE t (id int PRIMARY KEY, v double precision)",

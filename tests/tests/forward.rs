@@ -1,6 +1,6 @@
 //! The forward link without a transform: copy, stream, and the values and rows that travel as they are.
 
-use falkirk_tests::{SOON, Stage, until};
+use falkirk_tests::{SOON, Stage, until, way};
 
 const PLAIN: &str = "
     CREATE TABLE customer (id bigint PRIMARY KEY, name text, email text UNIQUE, note text);
@@ -17,7 +17,7 @@ fn same(stage: &Stage) -> bool {
 
 #[test]
 fn l5_rows_are_copied_and_then_changes_follow() {
-    let stage = Stage::one_way("copy_and_stream");
+    let stage = Stage::one_way("copy_and_stream").toward(way!());
     stage.schemas(PLAIN, PLAIN);
     stage.blue.sql(
         "INSERT INTO customer SELECT n, 'name ' || n, n || '@x', repeat('n', 50) FROM generate_series(1, 2000) n;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use falkirk::pg::address::Address;
 use falkirk::source::session::ReplicationSession;
-use falkirk_tests::{Finished, SOON, Stage, until};
+use falkirk_tests::{Finished, SOON, Stage, until, way};
 use tokio::runtime::Runtime;
 
 const TABLES: &str = "CREATE TABLE item (id bigint PRIMARY KEY, amount bigint NOT NULL);";
@@ -21,7 +21,7 @@ fn started(stage: &Stage) {
 }
 
 fn link(name: &str) -> Stage {
-    let stage = Stage::one_way(name);
+    let stage = Stage::one_way(name).toward(way!());
     started(&stage);
     stage
 }
@@ -109,7 +109,7 @@ fn row_40_a_slot_that_was_made_anew_is_a_gap() {
 #[test]
 fn row_41_a_slot_that_has_lost_log_is_refused() {
     let small = [("max_slot_wal_keep_size", "1MB"), ("max_wal_size", "32MB"), ("min_wal_size", "32MB")];
-    let stage = Stage::with_own_servers("gate_lost", &small);
+    let stage = Stage::with_own_servers("gate_lost", &small).toward(way!());
     started(&stage);
     let status = format!("SELECT wal_status FROM pg_replication_slots WHERE slot_name = '{}'", slot(&stage));
     until("the slot has lost log", SOON, || {
@@ -134,7 +134,7 @@ fn a_publication_that_was_dropped_is_refused() {
 
 #[test]
 fn row_42_another_server_with_the_same_names_is_refused() {
-    let (stage, twin) = (link("gate_server"), Stage::with_own_servers("gate_server", &[]));
+    let (stage, twin) = (link("gate_server"), Stage::with_own_servers("gate_server", &[]).toward(way!()));
     started(&twin);
     let before = state(&stage);
     let path = stage.config("forward", "transforms = []");
@@ -148,7 +148,7 @@ fn row_42_another_server_with_the_same_names_is_refused() {
 
 #[test]
 fn a_slot_that_is_there_before_the_target_knows_of_it_is_refused() {
-    let stage = Stage::one_way("gate_exists");
+    let stage = Stage::one_way("gate_exists").toward(way!());
     stage.schemas(TABLES, TABLES);
     stage.blue.sql("INSERT INTO item VALUES (1, 1)");
     let other = link("gate_exists_name");

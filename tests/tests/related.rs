@@ -1,9 +1,9 @@
 //! Rows that depend on rows of other tables: related rows as of the change, and columns that are set in rows of others.
 
-use falkirk_tests::{Stage, rules_component, rules_schemas};
+use falkirk_tests::{Stage, rules_component, rules_schemas, way};
 
 fn stage(name: &str, rows: &str) -> Stage {
-    let stage = Stage::one_way(name);
+    let stage = Stage::one_way(name).toward(way!());
     let [blue, green] = rules_schemas();
     stage.schemas(&blue, &green);
     stage.blue.sql(rows);

@@ -1,12 +1,12 @@
 //! L12, L3: a source whose columns change under the link stops it exactly there, and a target that refuses a value stops
 //! it exactly there: everything before is applied, nothing behind, and a restart says the same again.
 
-use falkirk_tests::{SOON, Stage, run_recipe, until};
+use falkirk_tests::{SOON, Stage, run_recipe, until, way};
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, a text, b int); CREATE TABLE other (id int PRIMARY KEY);";
 
 fn running(name: &str) -> Stage {
-    let stage = Stage::one_way(name);
+    let stage = Stage::one_way(name).toward(way!());
     stage.schemas(TABLE, TABLE);
     stage.blue.sql("INSERT INTO t VALUES (1, 'a', 1), (2, 'b', 2)");
     stage.config("forward", "transforms = []");
@@ -79,7 +79,7 @@ fn l12_a_column_that_was_dropped_stops_the_link_and_is_named() {
 #[test]
 fn l12_rows_from_before_a_column_was_dropped_keep_their_columns_although_the_host_starts_behind_it() {
     let schema = "CREATE TABLE t (id int PRIMARY KEY, a text, b text, c text DEFAULT 'c')";
-    let stage = Stage::one_way("schema_middle");
+    let stage = Stage::one_way("schema_middle").toward(way!());
     stage.schemas(schema, schema);
     stage.blue.sql("INSERT INTO t VALUES (1, 'a', 'b', 'c')");
     stage.config("forward", "transforms = []");
@@ -238,7 +238,7 @@ fn row_54_a_unique_value_that_is_taken_in_the_target_stops_the_link() {
 /// The columns themselves differ: refused by `check` where types tell, by the link where only a value does.
 #[test]
 fn row_55_a_label_that_only_blue_got_later_stops_the_link_until_green_has_it() {
-    let stage = Stage::one_way("refuse_label");
+    let stage = Stage::one_way("refuse_label").toward(way!());
     let schema = "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE m (id int PRIMARY KEY, v mood);
          CREATE TABLE w (id int PRIMARY KEY, v varchar(9))";
     stage.schemas(schema, schema);

@@ -2,10 +2,10 @@
 //! foreign keys, deferred constraints, triggers, row-level security, odd names. Each is either right, or refused by
 //! `check` with the SQL that mends it, which is then run.
 
-use falkirk_tests::{SOON, Stage, run_recipe, until};
+use falkirk_tests::{SOON, Stage, Way, run_recipe, until, way};
 
 fn stage(name: &str, blue: &str, green: &str, rows: &str) -> Stage {
-    let stage = Stage::one_way(name);
+    let stage = Stage::one_way(name).toward(way!());
     stage.schemas(blue, green);
     stage.blue.sql(rows);
     stage.config("forward", "transforms = []");
@@ -199,9 +199,8 @@ fn pitfall_19_partitions_arrive_also_when_the_publication_names_the_leaves() {
     let green = "CREATE TABLE p (v text, id int, day date, PRIMARY KEY (id, day)) PARTITION BY HASH (id);
         CREATE TABLE p_0 PARTITION OF p FOR VALUES WITH (MODULUS 2, REMAINDER 0); CREATE TABLE p_1 PARTITION OF p FOR VALUES WITH (MODULUS 2, REMAINDER 1);";
     let stage = stage("parts_leaf", &format!("{PARTS}{ODD_LEAF}"), green, PART_ROWS);
-    stage
-        .blue
-        .sql("CREATE PUBLICATION falkirk_parts_leaf_forward FOR TABLE p WITH (publish_via_partition_root = false)");
+    let slot = stage.slot();
+    stage.blue.sql(&format!("CREATE PUBLICATION {slot} FOR TABLE p WITH (publish_via_partition_root = false)"));
     follow(&stage);
     let query = "SELECT id, day, v FROM p";
     stage.assert_same(query, query);
@@ -446,7 +445,7 @@ fn row_11_odd_names_of_tables_and_columns_in_other_schemas_arrive() {
         CREATE TABLE archive.t (id int PRIMARY KEY, v text); CREATE TABLE t (id int PRIMARY KEY, v text);
         CREATE TABLE "T" (id int PRIMARY KEY, v text);
         CREATE TABLE "it's, a 'name'" (id int PRIMARY KEY, v text);"#;
-    let stage = Stage::one_way("names");
+    let stage = Stage::one_way("names").toward(way!());
     stage.schemas(schema, schema);
     for (side, rights) in [(&stage.blue, "SELECT"), (&stage.green, "SELECT, INSERT, UPDATE, DELETE, TRUNCATE")] {
         let role = side.role();
@@ -528,7 +527,11 @@ fn pitfall_17_a_table_that_comes_later_is_neither_streamed_nor_in_the_way() {
 
 #[test]
 fn pitfall_27_a_truncate_of_rows_that_are_only_marked_as_deleted_is_refused_in_the_stream() {
-    let stage = Stage::one_way("truncate_soft");
+    // Only the shop's rules forward mark rows.
+    if way!() == Way::Backward {
+        return;
+    }
+    let stage = Stage::one_way("truncate_soft").toward(way!());
     let [blue, green] = falkirk_tests::shop_schemas();
     stage.schemas(&blue, &green);
     for table in ["customer", "product", "orders", "basket", "coupon"] {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use falkirk_tests::ledger::{CONFIG, Dice, Ledger, Size};
-use falkirk_tests::{Running, SOON, Stage, until};
+use falkirk_tests::{Running, SOON, Stage, until, way};
 
 /// The long tier.
 fn long() -> bool {
@@ -48,7 +48,7 @@ fn crash(stage: &Stage, fault: Fault) -> bool {
 #[test]
 fn l1_l2_kills_of_the_host_and_crashes_of_either_server_lose_and_double_nothing() {
     let mut dice = Dice::of_this_run("kills and crashes");
-    let stage = Stage::with_own_servers("torture", &[]);
+    let stage = Stage::with_own_servers("torture", &[]).toward(way!());
     let ledger = Ledger::open(&stage, Size { accounts: 100, pairs: 2_000, parts: 2_000, remark_bytes: 50 });
     stage.config("forward", CONFIG);
     stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
@@ -102,7 +102,7 @@ fn more_is_copied(stage: &Stage, host: &mut Running, dice: &mut Dice, before: us
 #[test]
 fn l5_a_copy_that_is_killed_again_and_again_goes_on_and_meets_the_stream_exactly() {
     let mut dice = Dice::of_this_run("kills during the copy");
-    let stage = Stage::with_own_servers("copy_torture", &[]);
+    let stage = Stage::with_own_servers("copy_torture", &[]).toward(way!());
     let ledger = Ledger::open(&stage, Size { accounts: 2_000, pairs: 50_000, parts: 100_000, remark_bytes: 250 });
     stage.config("forward", &format!("{CONFIG}[copy]\nchunk_mib = 1\n"));
     let load = ledger.write(3, Duration::from_millis(2), &mut dice);

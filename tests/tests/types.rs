@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use falkirk_tests::{SOON, Stage, rules_component, rules_schemas, until};
+use falkirk_tests::{SOON, Stage, rules_component, rules_schemas, until, way};
 
 /// A type, values at its edges, and an expression for any number of others (`i` is the row's number).
 type Kind = (&'static str, &'static [&'static str], &'static str);
@@ -175,7 +175,7 @@ fn compare(stage: &Stage, when: &str) {
 }
 
 fn travel(name: &str, component: Option<&Path>) {
-    let stage = Stage::one_way(name);
+    let stage = Stage::one_way(name).toward(way!());
     for side in [&stage.blue, &stage.green] {
         side.admin("CREATE EXTENSION hstore SCHEMA public; CREATE EXTENSION citext SCHEMA public;");
     }
@@ -218,7 +218,7 @@ fn pitfall_29_to_41_every_type_travels_beside_a_computed_column() {
 
 #[test]
 fn row_49_a_megabyte_of_text_and_of_bytes_travels_by_copy_insert_and_update() {
-    let stage = Stage::one_way("types_large");
+    let stage = Stage::one_way("types_large").toward(way!());
     let schema = "CREATE TABLE large (id int PRIMARY KEY, body text, raw bytea, document jsonb, note text)";
     stage.schemas(schema, schema);
     let row = |id: u32| {
