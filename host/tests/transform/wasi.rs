@@ -1,6 +1,5 @@
 //! A transform that imports WASI gets one with nothing behind it, and what it writes reaches the log in bounds.
 
-use std::io::Write as _;
 use std::process::Command;
 use std::sync::Mutex;
 
