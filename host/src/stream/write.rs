@@ -61,8 +61,7 @@ pub(super) async fn write(
                 let Some(deciding) = target.deciding.as_deref_mut() else { continue };
                 closings.extend(claims.last.map(|closing| (closing, claims.claims.len() as u64)));
                 let strict = strict_until.is_some_and(|until| writer.durable() < until);
-                // Both links are told to stop at once, and what is to be decided waits for what the other one reads: what
-                // is not decided soon is decided after the next start (L2).
+                // What waits for the other link, which is told to stop as well, is decided after the next start (L2).
                 let position = tokio::select! {
                     decided = deciding.write(&mut writer, target.plan, claims, strict, target.live) => decided?,
                     () = told_a_while_ago(stop.clone()) => return Ok(Some(End::Stopped)),
