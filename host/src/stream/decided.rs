@@ -238,6 +238,7 @@ impl Deciding {
                 let found = writer.lock(*target, keys).await?;
                 there.extend(keys.iter().map(|key| (*target, key.clone())).zip(found));
             }
+            while self.passed_by(writer, &keys, &mut there).await? {}
             if !asks {
                 return Ok(there);
             }
@@ -251,6 +252,28 @@ impl Deciding {
                 return Err(other_link_silent());
             }
         }
+    }
+
+    /// L8: while this waited for one row of a record, the application may have moved another one past it: into a table
+    /// that was looked into before. Whether any has; what is there is locked, and passes by no more.
+    async fn passed_by(
+        &self,
+        writer: &mut Writer<'_>,
+        keys: &[(usize, Vec<Key>)],
+        there: &mut HashMap<(usize, Key), bool>,
+    ) -> Outcome<bool> {
+        let mut any = false;
+        for (target, keys) in keys.iter().filter(|(target, _)| self.parts.records()[*target].is_some()) {
+            let is_absent = |key: &&Key| there.get(&(*target, (*key).clone())) == Some(&false);
+            let absent: Vec<Key> = keys.iter().filter(is_absent).cloned().collect();
+            if absent.is_empty() {
+                continue;
+            }
+            let found = writer.lock(*target, &absent).await?;
+            any |= found.contains(&true);
+            there.extend(absent.into_iter().map(|key| (*target, key)).zip(found));
+        }
+        Ok(any)
     }
 
     /// The rows that claims name, by target, each once; where the source does not win, with all rows of their records.
