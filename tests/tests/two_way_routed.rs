@@ -2,7 +2,7 @@
 //! their state, merged, or described by a second table's row. The sides converge, whatever the interleaving (L8).
 //!
 //! Each seed gives both sides a few rows and a short burst of transactions on them at once. A failing seed prints itself;
-//! `FALKIRK_SEED=n` runs only that one. `make torture` runs many more.
+//! `FALKIRK_SEED=n` runs only that one, `n-m` those. `make torture` runs many more.
 
 use std::time::{Duration, Instant};
 
@@ -193,8 +193,8 @@ fn shop(name: &str, policy: &str) -> Stage {
 
 fn seeds() -> Vec<u64> {
     let long = std::env::var("FALKIRK_TORTURE").is_ok_and(|tier| tier == "long");
-    match Dice::given_seed() {
-        Some(seed) => vec![seed],
+    match Dice::given_seeds() {
+        Some(seeds) => seeds.collect(),
         None => (1..=if long { 1_000 } else { 20 }).collect(),
     }
 }

@@ -41,7 +41,7 @@ use crate::plan::{Columns, Target};
 
 pub use records::{details_last, kin};
 pub use rows::key_of;
-use rows::{insert_key, joined, part_of, select, unexpected};
+use rows::{joined, part_of, select, unexpected};
 
 /// An operation that a source's change asks for, and what that change knew of the target.
 ///
@@ -327,14 +327,8 @@ impl<F: Facts> Judge<'_, F> {
     fn yield_to(&mut self, claim: Claim, key: Key, stops: bool) -> Judged {
         let target = claim.operation.target;
         let here = self.exists(target, &key);
-        if !here
-            && self.facts.parked(target, &key)
-            && claim.operation.owner_before != ANY_OWNER
-            && let Some((columns, values)) = claim.whole.clone()
-        {
-            let insert = part_of(&claim, Effect::Insert { columns, values });
-            let key = insert_key(&self.rules.targets[target], &insert);
-            return self.yield_to(Claim { whole: None, ..insert }, key, stops);
+        if !here && let Some((insert, key)) = self.anew(&claim, &key) {
+            return self.yield_to(insert, key, stops);
         }
         let record = self.facts.changed(target, &key, claim.knew);
         let theirs = record & self.detail(target).unwrap_or(ALL);

@@ -38,6 +38,9 @@ pub struct Record {
 /// A table of a side: whether green, and its name.
 pub(super) type Place<'p> = (bool, &'p TableName);
 
+/// Tables with the columns of their keys.
+type Tables<'p> = BTreeMap<Place<'p>, Vec<&'p str>>;
+
 /// A column of a side.
 type Node<'p> = (bool, &'p TableName, &'p str);
 
@@ -94,7 +97,7 @@ impl<'p> Families<'p> {
         ties.iter().any(|tie| tie.write == Write::Own && family(&tie.source) == family(&detail))
     }
 
-    fn add(&mut self, tables: &BTreeMap<Place<'p>, Vec<&'p str>>, classes: &BTreeMap<Node<'p>, usize>) {
+    fn add(&mut self, tables: &Tables<'p>, classes: &BTreeMap<Node<'p>, usize>) {
         let Some((_, name)) = tables.keys().next().copied() else { return };
         let mut members = BTreeMap::new();
         let mut shared: Option<Vec<usize>> = None;
@@ -127,8 +130,8 @@ impl<'p> Families<'p> {
 }
 
 /// The tables that own rows of one source table stand in, joined over all source tables; with their keys.
-fn together<'p>(ties: &[Tie<'p>]) -> Vec<BTreeMap<Place<'p>, Vec<&'p str>>> {
-    let mut families: Vec<(BTreeSet<Place<'p>>, BTreeMap<Place<'p>, Vec<&'p str>>)> = Vec::new();
+fn together<'p>(ties: &[Tie<'p>]) -> Vec<Tables<'p>> {
+    let mut families: Vec<(BTreeSet<Place<'p>>, Tables<'p>)> = Vec::new();
     for tie in ties.iter().filter(|tie| tie.write == Write::Own) {
         let key = tie.key.iter().map(|(_, column)| *column).collect();
         let mut joined = (BTreeSet::from([tie.source]), BTreeMap::from([(tie.target, key)]));

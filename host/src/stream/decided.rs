@@ -157,11 +157,7 @@ impl Deciding {
             if decided.reassertions.is_empty() {
                 let Some(verdict) = decided.verdict else { break decided };
                 writer.abandon().await?;
-                let recorded = match &verdict {
-                    // Only the change that the link stops at is recorded: first everything before it is written.
-                    Verdict::Stop(conflict) if strict => Some(writer.record_open(&self.lost(plan, conflict)).await?),
-                    _ => None,
-                };
+                let recorded = self.record_open(writer, plan, &verdict, strict).await?;
                 return Err(self.halted(plan, verdict, recorded, strict));
             }
             // The rows are written as they are, like the target's application would, so that they travel as a whole.
@@ -188,6 +184,20 @@ impl Deciding {
             decided.operations.into_iter().for_each(|operation| folder.push(operation));
         }
         writer.write(Batch { segments: folder.finish(), first: None, last, recent }).await
+    }
+
+    /// Only the change that the link stops at is recorded: first everything before it is written.
+    async fn record_open(
+        &self,
+        writer: &mut Writer<'_>,
+        plan: &Plan,
+        verdict: &Verdict,
+        strict: bool,
+    ) -> Outcome<Option<i64>> {
+        match verdict {
+            Verdict::Stop(conflict) if strict => Ok(Some(writer.record_open(&self.lost(plan, conflict)).await?)),
+            _ => Ok(None),
+        }
     }
 
     fn rules<'r>(&'r self, plan: &'r Plan) -> Rules<'r> {

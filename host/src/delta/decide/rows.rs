@@ -2,7 +2,7 @@
 
 use super::{Claim, Facts, Judge, Reassertion, Verdict};
 use crate::change::Datum;
-use crate::delta::{Effect, Key, Operation};
+use crate::delta::{ANY_OWNER, Effect, Key, Operation};
 use crate::plan::parts::{ALL, EXISTENCE};
 use crate::plan::{Columns, Target};
 
@@ -32,14 +32,6 @@ pub(super) fn select(columns: &Columns, values: &[Datum], wanted: impl Fn(&u16) 
     (columns.into(), values.into())
 }
 
-/// The key of a claim that inserts.
-pub(super) fn insert_key(target: &Target, claim: &Claim) -> Key {
-    match &claim.operation.effect {
-        Effect::Insert { columns, values } => key_of(target, columns, values),
-        _ => Key::default(),
-    }
-}
-
 /// A claim that asks for something else.
 pub(super) fn part_of(claim: &Claim, effect: Effect) -> Claim {
     Claim { operation: Operation { effect, ..claim.operation.clone() }, ..claim.clone() }
@@ -51,6 +43,18 @@ pub(super) fn unexpected(claim: &Claim, key: Key) -> Box<Verdict> {
 }
 
 impl<F: Facts> Judge<'_, F> {
+    /// Counter-example 35: what a claim on a parked row comes to, which is the whole of it. Only its owner knows that.
+    pub(super) fn anew(&self, claim: &Claim, key: &Key) -> Option<(Claim, Key)> {
+        let target = claim.operation.target;
+        if claim.operation.owner_before == ANY_OWNER || !self.facts.parked(target, key) {
+            return None;
+        }
+        let (columns, values) = claim.whole.clone()?;
+        let key = key_of(&self.rules.targets[target], &columns, &values);
+        let insert = part_of(claim, Effect::Insert { columns, values });
+        Some((Claim { whole: None, ..insert }, key))
+    }
+
     /// A patch that writes something.
     pub(super) fn patch(&mut self, claim: &Claim, key: Key, columns: Columns, values: Box<[Datum]>) {
         if !columns.is_empty() {
