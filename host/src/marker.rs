@@ -95,8 +95,17 @@ pub type RowDigest = u128;
 /// The digest of a row's table and key. A fixed-width character type pads its values on the way out of a table only, so
 /// blanks at the end count for nothing.
 pub fn row_digest<'k>(table: &TableName, key: impl Iterator<Item = &'k [u8]>) -> RowDigest {
+    digest(&table.to_string(), key)
+}
+
+/// The digest of a record of several tables (`plan::records`): no row has it.
+pub fn record_digest<'k>(family: &TableName, key: impl Iterator<Item = &'k [u8]>) -> RowDigest {
+    digest(&format!("record {family}"), key)
+}
+
+fn digest<'k>(name: &str, key: impl Iterator<Item = &'k [u8]>) -> RowDigest {
     let mut hasher = Sha256::new();
-    hasher.update(table.to_string().as_bytes());
+    hasher.update(name.as_bytes());
     for part in key {
         let part = part.trim_ascii_end();
         hasher.update((part.len() as u64).to_be_bytes());

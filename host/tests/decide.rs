@@ -112,7 +112,9 @@ fn judge(standing: Standing, facts: &Rows, claims: Vec<Claim>) -> Outcome {
         internal: false,
     };
     let parts: [Box<[u64]>; 1] = [Box::from([EXISTENCE, A, B, STATUS])];
-    decide(Rules { targets: &[target], parts: &parts, standings: &[standing] }, facts, claims)
+    let (targets, standings) = ([target], [standing]);
+    let rules = Rules { targets: &targets, parts: &parts, records: &[], cleared: &[], standings: &standings };
+    decide(rules, facts, claims)
 }
 
 fn effects(outcome: &Outcome) -> Vec<Effect> {

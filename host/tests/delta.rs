@@ -355,6 +355,7 @@ fn effects(operations: &[Operation], table: &str) -> Vec<(&'static str, String)>
                 Effect::Clear { columns, .. } => ("clear", names(columns)),
                 Effect::Rekey { columns, .. } => ("rekey", names(columns)),
                 Effect::Delete { .. } => ("delete", String::new()),
+                Effect::Absent { .. } => ("absent", String::new()),
                 Effect::Truncate { .. } => ("truncate", String::new()),
             }
         })

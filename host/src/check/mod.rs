@@ -3,6 +3,7 @@
 
 mod keys;
 pub mod publication;
+mod records;
 mod rules;
 mod servers;
 mod tables;
@@ -89,8 +90,15 @@ pub async fn preflight(given: &Given<'_>) -> Result<Findings, Problem> {
         publication::check(given, &plan, &mut findings).await?;
         findings.plan = Some(plan);
         findings.back = given.settings.two_way().then(|| back(given, &findings)).flatten();
+        if let (true, Some(plan), Some(back)) = (both_apply(given), &findings.plan, &findings.back) {
+            records::check(plan, back, &mut findings.problems);
+        }
     }
     Ok(findings)
+}
+
+fn both_apply(given: &Given<'_>) -> bool {
+    given.settings.applies(given.settings.link) && given.settings.applies(given.settings.link.other())
 }
 
 /// The plan of the other link. What is wrong with it is said where that link is checked itself.

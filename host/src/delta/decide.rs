@@ -20,22 +20,28 @@
 //! inserted the row anew, and the winner's patch would fill one column of the new row only. Then the winner asserts the
 //! row again: see [`Reassertion`].
 //!
+//! Where rows of several tables stand for one row (`plan::records`), a conflict is one of all of them, and the winner's
+//! claims say as well which rows are not there. A detail's being there is a value like any other.
+//!
 //! No decision depends on how source transactions were cut into batches (counter-example 31). What it cannot see: two
 //! rows of different keys that claim one unique value (counter-example 35); the statement fails, and the row is parked:
 //! each of its later changes tries to write the whole of it.
 
+mod records;
 mod rows;
 
 use std::collections::HashMap;
 
 use crate::change::Datum;
-use crate::delta::{Effect, Key, Operation, Whole};
+use crate::delta::{ANY_OWNER, Effect, Key, Operation, Whole};
 use crate::lsn::Lsn;
 use crate::plan::parts::{ALL, EXISTENCE};
+use crate::plan::records::Record;
 use crate::plan::{Columns, Target};
 
+pub use records::{details_last, kin};
 pub use rows::key_of;
-use rows::{insert_key, joined, part_of, select, unexpected};
+use rows::{joined, part_of, select, unexpected};
 
 /// An operation that a source's change asks for, and what that change knew of the target.
 ///
@@ -66,12 +72,22 @@ pub trait Facts {
     /// Whether the row is there.
     fn exists(&self, target: usize, key: &Key) -> bool;
 
-    /// The parts that the target's own application changed, or that were asserted again, after this target position.
-    /// An insert, a delete and both ends of a change of key are `ALL`. Never too little: the target's log has to be
-    /// decoded up to the moment of the lock.
+    /// The parts that the target's own application changed, or that were asserted again, after this target position, of
+    /// the row or of any other row of its record. An insert, a delete and both ends of a change of key are `ALL`. Never
+    /// too little: the target's log has to be decoded up to the moment of the lock.
     fn changed(&self, target: usize, key: &Key, after: Lsn) -> u64;
 
-    /// What an operator decided for this claim on this row under [`Standing::Stops`].
+    /// The same of this one row: what is on its way to the source.
+    fn changed_row(&self, target: usize, key: &Key, after: Lsn) -> u64 {
+        self.changed(target, key, after)
+    }
+
+    /// Whether the row was asserted again for this very decision.
+    fn asserted(&self, _target: usize, _key: &Key) -> bool {
+        false
+    }
+
+    /// What an operator decided for this claim on this row, or on another of its record, under [`Standing::Stops`].
     fn resolved(&self, _claim: &Claim, _key: &Key) -> Option<Standing> {
         None
     }
@@ -175,7 +191,8 @@ pub struct Outcome {
     pub reassertions: Vec<Reassertion>,
     /// Claims that asked for what is so already.
     pub agreements: u64,
-    /// Why the batch ends early; nothing above belongs to the transaction it names, nor to a later one.
+    /// Why the batch ends early; nothing above belongs to the transaction it names, nor to a later one. Counts only if
+    /// there is nothing to be asserted again before.
     pub verdict: Option<Verdict>,
 }
 
@@ -186,6 +203,10 @@ pub struct Rules<'p> {
     pub targets: &'p [Target],
     /// `LinkParts::targets`.
     pub parts: &'p [Box<[u64]>],
+    /// `LinkParts::records`.
+    pub records: &'p [Option<Record>],
+    /// `LinkParts::cleared`.
+    pub cleared: &'p [Columns],
     /// By target.
     pub standings: &'p [Standing],
 }
@@ -193,20 +214,19 @@ pub struct Rules<'p> {
 /// Decides the claims of one target transaction, in source order.
 pub fn decide(rules: Rules<'_>, facts: &impl Facts, claims: Vec<Claim>) -> Outcome {
     let mut judge = Judge { rules, facts, exists: HashMap::new(), outcome: Outcome::default() };
-    // Where the open source transaction began: how many operations, conflicts, reassertions, agreements.
-    let mut open = (None, (0, 0, 0, 0));
+    // Where the open source transaction began: how many operations, conflicts, agreements.
+    let mut open = (None, (0, 0, 0));
     for claim in claims {
         if open.0 != Some(claim.at) {
             let so_far = &judge.outcome;
-            let lengths = (so_far.operations.len(), so_far.conflicts.len(), so_far.reassertions.len());
-            open = (Some(claim.at), (lengths.0, lengths.1, lengths.2, so_far.agreements));
+            open = (Some(claim.at), (so_far.operations.len(), so_far.conflicts.len(), so_far.agreements));
         }
         if let Err(verdict) = judge.judge(claim) {
-            // L4: nothing of a transaction that cannot be written whole.
-            let (operations, conflicts, reassertions, agreements) = open.1;
+            // L4: nothing of a transaction that cannot be written whole. What it needs to be asserted again may be what
+            // explains the rest of it.
+            let (operations, conflicts, agreements) = open.1;
             judge.outcome.operations.truncate(operations);
             judge.outcome.conflicts.truncate(conflicts);
-            judge.outcome.reassertions.truncate(reassertions);
             judge.outcome.agreements = agreements;
             judge.outcome.verdict = Some(*verdict);
             break;
@@ -237,14 +257,21 @@ impl<F: Facts> Judge<'_, F> {
         let key = match &claim.operation.effect {
             Effect::Truncate { targets } if targets.is_empty() => return Ok(()),
             Effect::Truncate { .. } => return Err(Box::new(Verdict::Truncate { target, at: claim.at })),
-            // What nobody owns cannot be lost: it is there in any case, or let go of where it is.
-            Effect::Ensure { .. } | Effect::Clear { .. } => {
+            // What is ensured cannot be lost: it is there in any case.
+            Effect::Ensure { .. } => {
                 self.outcome.operations.push(claim.operation);
                 return Ok(());
             }
             Effect::Insert { columns, values } => key_of(&self.rules.targets[target], columns, values),
-            Effect::Patch { key, .. } | Effect::Delete { key } | Effect::Rekey { from: key, .. } => key.clone(),
+            Effect::Patch { key, .. }
+            | Effect::Clear { key, .. }
+            | Effect::Delete { key }
+            | Effect::Absent { key }
+            | Effect::Rekey { from: key, .. } => key.clone(),
         };
+        if self.is_beside(&claim) {
+            return Ok(());
+        }
         let standing = self.rules.standings[target];
         let resolved = if standing == Standing::Stops { self.facts.resolved(&claim, &key) } else { None };
         match resolved.unwrap_or(standing) {
@@ -260,6 +287,8 @@ impl<F: Facts> Judge<'_, F> {
         let here = self.exists(target, &key);
         match &claim.operation.effect {
             Effect::Insert { columns, values } => self.write_row(&claim, key, columns, values),
+            // The row that it describes is gone: whoever removed it has to answer for that on the other link.
+            Effect::Patch { .. } if claim.operation.owner_before == ANY_OWNER && !here => self.outcome.agreements += 1,
             Effect::Patch { .. } | Effect::Rekey { .. } if claim.whole.is_none() && !here => {
                 return Err(unexpected(&claim, key));
             }
@@ -273,12 +302,13 @@ impl<F: Facts> Judge<'_, F> {
             },
             Effect::Delete { .. } if here => self.apply(&claim, Effect::Delete { key }),
             Effect::Delete { .. } => self.outcome.agreements += 1,
+            Effect::Absent { .. } if here => self.apply(&claim, Effect::Delete { key }),
             Effect::Rekey { to, .. } => {
                 let Some((all, whole)) = &claim.whole else { return Err(unexpected(&claim, key)) };
                 let to = to.clone();
                 if here && !self.exists(target, &to) {
                     // The whole row: what the loser changed under the old key has lost, and the new key brings it along.
-                    let (columns, values) = self.without_key(target, all, whole);
+                    let (columns, values) = self.without_details(target, self.without_key(target, all, whole));
                     self.apply(&claim, Effect::Rekey { from: key, to, columns, values });
                 } else {
                     if here {
@@ -287,7 +317,8 @@ impl<F: Facts> Judge<'_, F> {
                     self.write_row(&claim, to, all, whole);
                 }
             }
-            Effect::Truncate { .. } | Effect::Ensure { .. } | Effect::Clear { .. } => {}
+            Effect::Clear { .. } => self.apply(&claim, claim.operation.effect.clone()),
+            Effect::Truncate { .. } | Effect::Ensure { .. } | Effect::Absent { .. } => {}
         }
         Ok(())
     }
@@ -296,17 +327,16 @@ impl<F: Facts> Judge<'_, F> {
     fn yield_to(&mut self, claim: Claim, key: Key, stops: bool) -> Judged {
         let target = claim.operation.target;
         let here = self.exists(target, &key);
-        let theirs = self.facts.changed(target, &key, claim.knew);
-        if !here
-            && self.facts.parked(target, &key)
-            && let Some((columns, values)) = claim.whole.clone()
-        {
-            let insert = part_of(&claim, Effect::Insert { columns, values });
-            let key = insert_key(&self.rules.targets[target], &insert);
-            return self.yield_to(Claim { whole: None, ..insert }, key, stops);
+        if !here && let Some((insert, key)) = self.anew(&claim, &key) {
+            return self.yield_to(insert, key, stops);
         }
+        let record = self.facts.changed(target, &key, claim.knew);
+        let theirs = record & self.detail(target).unwrap_or(ALL);
+        // A detail is there or not whatever happens to its row, unless the row itself comes or goes.
+        let at_all = theirs != 0 || (record != 0 && claim.changed == ALL);
         match &claim.operation.effect {
-            Effect::Insert { columns, values } if theirs != 0 => {
+            Effect::Absent { .. } => Ok(()),
+            Effect::Insert { columns, values } if theirs != 0 || (here && at_all) => {
                 self.lose(&claim, key, Lost::Insert, (columns.clone(), values.clone()), stops)
             }
             Effect::Insert { .. } if here => Err(unexpected(&claim, key)),
@@ -314,14 +344,22 @@ impl<F: Facts> Judge<'_, F> {
                 self.outcome.agreements += 1;
                 Ok(())
             }
-            Effect::Delete { .. } if theirs != 0 => {
+            Effect::Delete { .. } if at_all => {
                 self.lose(&claim, key, Lost::Delete, (Columns::from([]), Box::from([])), stops)
             }
             Effect::Patch { columns, .. } if columns.is_empty() => Ok(()),
-            Effect::Patch { .. } if !here && theirs & EXISTENCE == 0 => Err(unexpected(&claim, key)),
-            Effect::Patch { columns, values, .. } => self.yield_patch(&claim, key, (columns, values), theirs, stops),
+            Effect::Patch { .. } | Effect::Clear { .. } if !here && self.lets_go(&claim, &key, theirs) => {
+                self.outcome.agreements += 1;
+                Ok(())
+            }
+            Effect::Patch { .. } if !here && theirs & (EXISTENCE | self.detail(target).unwrap_or(0)) == 0 => {
+                Err(unexpected(&claim, key))
+            }
+            Effect::Patch { columns, values, .. } | Effect::Clear { columns, values, .. } => {
+                self.yield_patch(&claim, key, (columns, values), theirs, stops)
+            }
             Effect::Rekey { to, .. } => {
-                let theirs = theirs | self.facts.changed(target, to, claim.knew);
+                let theirs = record | self.facts.changed(target, to, claim.knew);
                 match &claim.whole {
                     Some(whole) if theirs != 0 => {
                         let (columns, values) = whole.clone();
@@ -355,7 +393,7 @@ impl<F: Facts> Judge<'_, F> {
         stops: bool,
     ) -> Judged {
         let parts = self.rules.parts[claim.operation.target].as_ref();
-        let ours = columns.iter().fold(claim.changed, |mask, column| mask | parts[usize::from(*column)]);
+        let ours = columns.iter().fold(self.ours(claim), |mask, column| mask | parts[usize::from(*column)]);
         let all = theirs != 0 && (ours | theirs) & EXISTENCE != 0;
         let loses = |column: &u16| all || parts[usize::from(*column)] & theirs != 0;
         let lost = select(columns, values, loses);
@@ -382,28 +420,18 @@ impl<F: Facts> Judge<'_, F> {
     ) -> Judged {
         let target = claim.operation.target;
         let (knew, at) = (claim.knew, claim.at);
-        // Of a row that is gone, whoever takes the change after all needs everything.
+        let parts = self.lost_parts(claim, lost, &columns);
+        // Of a row that is gone, whoever takes the change after all needs everything; only its owner knows that.
+        let owns = claim.operation.owner_before != ANY_OWNER;
         let (columns, values) = match (&claim.whole, lost) {
-            (Some(whole), Lost::Patch) if !self.exists(target, &key) => whole.clone(),
+            (Some(whole), Lost::Patch) if owns && !self.exists(target, &key) => whole.clone(),
             _ => (columns, values),
         };
         let conflict = Conflict { target, key: key.clone(), lost, columns, values, knew, at, from: claim.from.clone() };
         if stops {
             return Err(Box::new(Verdict::Stop(conflict)));
         }
-        // The existence of a row that a patch loses against is no part of what the patch wrote.
-        let parts = match (lost, claim.changed) {
-            (Lost::Insert | Lost::Delete, _) | (Lost::Patch, ALL) => ALL,
-            (Lost::Patch, _) => {
-                let parts = &self.rules.parts[target];
-                let columns = conflict.columns.iter().map(|column| parts[usize::from(*column)]);
-                columns.fold(0, |mask, bits| mask | bits) & !EXISTENCE
-            }
-        };
-        let undone = self.facts.changed(target, &key, knew);
-        if parts & !undone != 0 && self.exists(target, &key) {
-            self.outcome.reassertions.push(Reassertion { target, key, parts });
-        }
+        self.assert_again(claim, &key, parts);
         self.outcome.conflicts.push(conflict);
         Ok(())
     }
@@ -427,55 +455,12 @@ impl<F: Facts> Judge<'_, F> {
                 self.exists.insert((target, from.clone()), false);
                 self.exists.insert((target, to.clone()), true);
             }
-            Effect::Patch { .. } | Effect::Ensure { .. } | Effect::Clear { .. } | Effect::Truncate { .. } => {}
+            Effect::Patch { .. }
+            | Effect::Ensure { .. }
+            | Effect::Clear { .. }
+            | Effect::Absent { .. }
+            | Effect::Truncate { .. } => {}
         }
         self.outcome.operations.push(Operation { effect, ..claim.operation.clone() });
-    }
-
-    fn patch(&mut self, claim: &Claim, key: Key, columns: Columns, values: Box<[Datum]>) {
-        if !columns.is_empty() {
-            self.apply(claim, Effect::Patch { key, columns, values });
-        }
-    }
-
-    /// Makes the row be there with these values.
-    fn write_row(&mut self, claim: &Claim, key: Key, columns: &Columns, values: &[Datum]) {
-        if self.exists(claim.operation.target, &key) {
-            let (columns, values) = self.without_key(claim.operation.target, columns, values);
-            self.patch(claim, key, columns, values);
-        } else {
-            self.apply(claim, Effect::Insert { columns: columns.clone(), values: values.into() });
-        }
-    }
-
-    /// The columns of a patch, and all others of the row that belong to a part which the application changed: the
-    /// loser's change of such a column loses, so it has to be overwritten.
-    fn with_parts(
-        &self,
-        claim: &Claim,
-        (columns, values): (&Columns, &[Datum]),
-        (all, whole): &(Columns, Box<[Datum]>),
-    ) -> (Columns, Box<[Datum]>) {
-        let target = claim.operation.target;
-        let parts = &self.rules.parts[target];
-        let key = &self.rules.targets[target].key;
-        let wanted = if claim.changed == ALL { ALL } else { claim.changed & !EXISTENCE };
-        let added = |column: &u16| {
-            !columns.contains(column) && !key.contains(column) && parts[usize::from(*column)] & wanted != 0
-        };
-        let (more, more_values) = select(all, whole, added);
-        if more.is_empty() {
-            return (columns.clone(), values.into());
-        }
-        let own = columns.iter().copied().zip(values.iter().cloned());
-        let mut pairs: Vec<(u16, Datum)> = own.chain(more.iter().copied().zip(more_values)).collect();
-        pairs.sort_by_key(|(column, _)| *column);
-        let (columns, values): (Vec<u16>, Vec<Datum>) = pairs.into_iter().unzip();
-        (columns.into(), values.into())
-    }
-
-    fn without_key(&self, target: usize, columns: &Columns, values: &[Datum]) -> (Columns, Box<[Datum]>) {
-        let key = &self.rules.targets[target].key;
-        select(columns, values, |column| !key.contains(column))
     }
 }

@@ -77,6 +77,7 @@ impl<'p> Folder<'p> {
             self.end_segment();
         }
         match &operation.effect {
+            Effect::Absent { .. } => {}
             Effect::Truncate { targets } if targets.is_empty() => {}
             Effect::Truncate { targets } => {
                 let set = Set {
@@ -144,7 +145,7 @@ impl<'p> Folder<'p> {
             Effect::Patch { key, .. } | Effect::Clear { key, .. } | Effect::Delete { key } => {
                 self.row(operation.target, key)
             }
-            Effect::Ensure { .. } | Effect::Rekey { .. } | Effect::Truncate { .. } => return,
+            Effect::Ensure { .. } | Effect::Rekey { .. } | Effect::Absent { .. } | Effect::Truncate { .. } => return,
         };
         // What was ensured may have been there before: whoever owns it meets it in the database.
         if self.ensured.contains(&row) && matches!(operation.effect, Effect::Insert { .. }) {
@@ -284,7 +285,9 @@ impl<'p> Folder<'p> {
                 Effect::Patch { columns, .. } => (SetKind::Patch, columns),
                 Effect::Clear { columns, .. } => (SetKind::Clear, columns),
                 Effect::Rekey { columns, .. } => (SetKind::Rekey, columns),
-                Effect::Delete { .. } | Effect::Truncate { .. } => (SetKind::Delete, &self.none),
+                Effect::Delete { .. } | Effect::Absent { .. } | Effect::Truncate { .. } => {
+                    (SetKind::Delete, &self.none)
+                }
             };
             let shape = (operation.target, kind, columns.as_ptr() as usize);
             let at = *by_shape.entry(shape).or_insert_with(|| {
@@ -324,7 +327,7 @@ fn add(set: &mut Set, effect: Effect) {
             set.values.push(values);
         }
         Effect::Delete { key } => set.keys.push(key),
-        Effect::Truncate { .. } => {}
+        Effect::Absent { .. } | Effect::Truncate { .. } => {}
     }
 }
 
@@ -333,7 +336,11 @@ fn touches(unique: &Columns, effect: &Effect) -> bool {
         Effect::Patch { columns, .. } | Effect::Clear { columns, .. } | Effect::Rekey { columns, .. } => {
             columns.iter().any(|column| unique.contains(column))
         }
-        Effect::Insert { .. } | Effect::Ensure { .. } | Effect::Delete { .. } | Effect::Truncate { .. } => false,
+        Effect::Insert { .. }
+        | Effect::Ensure { .. }
+        | Effect::Delete { .. }
+        | Effect::Absent { .. }
+        | Effect::Truncate { .. } => false,
     }
 }
 

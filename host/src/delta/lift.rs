@@ -14,9 +14,14 @@
 //! a row that others own; when its source row goes, or stands for another row, it lets go of them as declared
 //! (counter-example 6).
 //!
+//! With both links on, every output makes a claim: what of it stays is patched with nothing if nothing changed, and what
+//! the source row does not stand for is said to be absent (`delta::decide`).
+//!
 //! L6 lives here: a column whose inputs the application did not change is never written, and a group is written as a
 //! whole or not at all. What no output writes is never touched. Without full old rows nothing tells what changed;
 //! then every update writes all columns of its outputs, and `check` has said so.
+
+mod row;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
@@ -25,9 +30,11 @@ use crate::change::{Before, Cell, Datum, Event, Image};
 use crate::delta::ask::{Changed, ask_update, exists};
 use crate::delta::{ANY_OWNER, Effect, Key, Operation, Whole};
 use crate::manifest::Write;
+use crate::plan::records::under_whole_key;
 use crate::plan::{Answer, Columns, Filling, Output, Source, Target};
 
 pub use crate::delta::ask::{Ask, ask};
+use row::{Row, key, one, rows};
 
 /// A change that the rules cannot turn into operations. The caller adds table, position and artifact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,22 +66,6 @@ pub struct Lifter {
     pub wholes: Option<HashMap<usize, Whole>>,
 }
 
-/// One row of one output on one side of a change.
-#[derive(Clone, Copy)]
-struct Row<'a> {
-    image: &'a Image,
-    values: &'a [Datum],
-}
-
-impl Row<'_> {
-    fn datum(&self, filling: Filling) -> Datum {
-        match filling {
-            Filling::Copied(cell) | Filling::Mapped(cell) => self.image.datum(cell),
-            Filling::Computed(value) => self.values.get(value).cloned().unwrap_or(Datum::Unset),
-        }
-    }
-}
-
 /// The owners of an operation's row before and after.
 type Owners = (u64, u64);
 
@@ -96,7 +87,11 @@ impl Lifter {
             Event::Insert(after) => {
                 let owner = self.owner(source_id, source, after);
                 for index in 0..source.rule.outputs.len() {
-                    for row in rows(source, index, after, answers.1)? {
+                    let rows = rows(source, index, after, answers.1)?;
+                    if rows.is_empty() {
+                        self.absent(source, index, [after], (owner, owner), operations);
+                    }
+                    for row in rows {
                         operations.push(self.insert(source, index, targets, row, (owner, owner))?);
                     }
                 }
@@ -106,7 +101,11 @@ impl Lifter {
                 let (Before::Full(image) | Before::Key(image)) = before else { return Err(LiftError::NoOldRow) };
                 let owner = self.owner(source_id, source, image);
                 for index in 0..source.rule.outputs.len() {
-                    for row in rows(source, index, image, answers.0)? {
+                    let rows = rows(source, index, image, answers.0)?;
+                    if rows.is_empty() {
+                        self.absent(source, index, [image], (owner, owner), operations);
+                    }
+                    for row in rows {
                         if self.wholes.is_some() && source.rule.outputs[index].on_delete_set.is_some() {
                             self.keep_whole(source, index, targets, row, operations.len())?;
                         }
@@ -262,12 +261,22 @@ impl Lifter {
             false => after.map(|row| Row { image: old, values: row.values }),
         };
         match (before, after) {
-            (None, None) => {}
-            (None, Some(after)) => operations.push(self.insert(source, index, targets, after, owners)?),
-            (Some(before), None) => operations.extend(self.delete(source, index, before, owners, false)?),
+            (None, None) => self.absent(source, index, [old, changed.after], owners, operations),
+            (None, Some(after)) => {
+                if key(output, index, Row { image: old, values: &[] }) != key(output, index, after) {
+                    self.absent(source, index, [old], owners, operations);
+                }
+                operations.push(self.insert(source, index, targets, after, owners)?);
+            }
+            (Some(before), None) => {
+                operations.extend(self.delete(source, index, before, owners, false)?);
+                if key(output, index, Row { image: changed.after, values: &[] }) != key(output, index, before) {
+                    self.absent(source, index, [changed.after], owners, operations);
+                }
+            }
             (Some(before), Some(after)) => {
                 let columns = self.changed_values(output, &targets[output.target], changed, None, after);
-                if self.wholes.is_some() && output.write == Write::Own {
+                if self.wholes.is_some() && output.write != Write::Ensure {
                     let row = one(rows(source, index, changed.after, answers.1)?).unwrap_or(after);
                     self.keep_whole(source, index, targets, row, operations.len())?;
                 }
@@ -293,13 +302,40 @@ impl Lifter {
         row: Row<'_>,
         position: usize,
     ) -> Result<(), LiftError> {
-        let Effect::Insert { columns, values } = self.insert(source, index, targets, row, (0, 0))?.effect else {
+        let (Effect::Insert { columns, values } | Effect::Patch { columns, values, .. }) =
+            self.insert(source, index, targets, row, (0, 0))?.effect
+        else {
             return Ok(());
         };
         self.wholes.iter_mut().for_each(|wholes| {
             wholes.insert(position, (columns.clone(), values.clone()));
         });
         Ok(())
+    }
+
+    /// L8: with both links on, an output whose row the source row decides alone says under which keys there is none.
+    fn absent<const N: usize>(
+        &self,
+        source: &Source,
+        index: usize,
+        images: [&Image; N],
+        (owner_before, owner_after): Owners,
+        operations: &mut Vec<Operation>,
+    ) {
+        let output = &source.rule.outputs[index];
+        let decides = output.write == Write::Own && under_whole_key(source, output);
+        if self.wholes.is_none() || !decides {
+            return;
+        }
+        let mut keys: Vec<Key> =
+            images.iter().filter_map(|image| key(output, index, Row { image, values: &[] }).ok()).collect();
+        keys.dedup();
+        operations.extend(keys.into_iter().map(|key| Operation {
+            target: output.target,
+            owner_before,
+            owner_after,
+            effect: Effect::Absent { key },
+        }));
     }
 
     /// Pairs the rows of a `many` output by target key. All of them share the source row's inputs, so a group is
@@ -378,7 +414,7 @@ impl Lifter {
             return Ok(());
         }
         // With both links on, a row that stays claims to, whatever of it is written: the other side may have removed it.
-        let claims = self.wholes.is_some() && output.write == Write::Own;
+        let claims = self.wholes.is_some();
         if from == to && columns.is_empty() && !claims {
             return Ok(());
         }
@@ -429,39 +465,4 @@ impl Lifter {
         }
         (columns, values)
     }
-}
-
-/// The rows of one output for one image, out of the guest's answer.
-fn rows<'a>(
-    source: &Source,
-    index: usize,
-    image: &'a Image,
-    answer: Option<&'a Answer>,
-) -> Result<Vec<Row<'a>>, LiftError> {
-    let output = &source.rule.outputs[index];
-    if !exists(output, image) {
-        return Ok(Vec::new());
-    }
-    let Some(answer) = answer.filter(|_| output.needs_guest()) else {
-        return Ok(vec![Row { image, values: &[] }]);
-    };
-    let found: Vec<Row<'a>> =
-        answer.iter().filter(|row| row.output == index).map(|row| Row { image, values: &row.values }).collect();
-    if found.is_empty() && output.when.is_none() && !output.many {
-        return Err(LiftError::Missing(index));
-    }
-    Ok(found)
-}
-
-fn one(rows: Vec<Row<'_>>) -> Option<Row<'_>> {
-    debug_assert!(rows.len() < 2, "the transform stage refuses two rows of an output that is not many");
-    rows.into_iter().next()
-}
-
-fn key(output: &Output, index: usize, row: Row<'_>) -> Result<Key, LiftError> {
-    let part = |filling: &Filling| match row.datum(*filling) {
-        Datum::Null | Datum::Unset => Err(LiftError::NoKey(index)),
-        text => Ok(text),
-    };
-    output.key.iter().map(part).collect()
 }

@@ -96,6 +96,12 @@ pub enum Effect {
         /// The row.
         key: Key,
     },
+    /// Only with both links on: no such row is to be there, because the source row stands for another one or for none.
+    /// Whoever wins deletes what is there (`delta::decide`); it never reaches a set.
+    Absent {
+        /// The row.
+        key: Key,
+    },
     /// Tables are emptied together. Sequences keep their values: they are not part of the rows.
     Truncate {
         /// All targets of the statement, ascending.

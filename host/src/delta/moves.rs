@@ -121,6 +121,15 @@ impl<'p> Moves<'p> {
                     self.rows.remove(&(target, key.clone()));
                 }
             }
+            // The old owner's row is gone from here, and the new one's is here already.
+            Effect::Absent { key } => {
+                let owner = lifted.operation.owner_before;
+                let row = self.rows.get(&(target, key.clone()));
+                let entered = row.and_then(|row| self.open[row.inserted?].as_ref());
+                if entered.is_some_and(|new| new.operation.owner_after != owner) {
+                    return;
+                }
+            }
             Effect::Ensure { .. } | Effect::Clear { .. } | Effect::Truncate { .. } => {}
         }
         self.open.push(Some(lifted));

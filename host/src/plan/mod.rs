@@ -15,6 +15,7 @@ pub mod fit;
 pub mod keyed;
 pub mod order;
 pub mod parts;
+pub mod records;
 
 use std::collections::HashMap;
 use std::sync::Arc;

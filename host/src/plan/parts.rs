@@ -7,7 +7,8 @@
 //!
 //! - a copied pair joins its source and its target column;
 //! - a computed group joins everything in its `from` and `to`;
-//! - an output of `many` rows joins all its groups and copied pairs.
+//! - an output of `many` rows joins all its groups and copied pairs;
+//! - a detail (`records`) is one part with everything that it depends on.
 //!
 //! Both plans join the same columns, so both links see the same parts (L8). Key columns join nothing: a change of a key
 //! is one row's end and another's beginning. Columns on which the existence or the key of another row depends (`when`,
@@ -18,7 +19,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::manifest::Write;
 use crate::names::TableName;
+use crate::plan::records::{Families, Record};
 use crate::plan::{Columns, Filling, Output, Plan};
 
 /// The bit that overlaps every other one: whether the row is there.
@@ -44,6 +47,10 @@ pub struct Parts {
 pub struct LinkParts {
     sources: Vec<Box<[u64]>>,
     targets: Vec<Box<[u64]>>,
+    source_records: Vec<Option<Record>>,
+    target_records: Vec<Option<Record>>,
+    cleared: Vec<Columns>,
+    routed: Vec<bool>,
 }
 
 impl LinkParts {
@@ -66,6 +73,27 @@ impl LinkParts {
     pub fn targets(&self) -> &[Box<[u64]>] {
         &self.targets
     }
+
+    /// How the rows of `Plan::sources[source]` belong to records of several tables; `None`: each is one by itself.
+    pub fn source_record(&self, source: usize) -> Option<&Record> {
+        self.source_records.get(source)?.as_ref()
+    }
+
+    /// The same for every target, in the plan's order.
+    pub fn records(&self) -> &[Option<Record>] {
+        &self.target_records
+    }
+
+    /// For every target, the columns that are NULL in a new row until a detail of it comes.
+    pub fn cleared(&self) -> &[Columns] {
+        &self.cleared
+    }
+
+    /// Whether a source row that stands for no row of the target says that none is there. It cannot where its key may be
+    /// that of another source row.
+    pub fn says_absent(&self, target: usize) -> bool {
+        self.routed.get(target).copied().unwrap_or(false)
+    }
 }
 
 /// A column of a side: whether green, the table, the column's name.
@@ -80,6 +108,7 @@ struct Graph<'p> {
     existence: BTreeSet<Node<'p>>,
     /// Keys: existence and nothing else.
     keys: BTreeSet<Node<'p>>,
+    families: Families<'p>,
 }
 
 impl<'p> Graph<'p> {
@@ -140,21 +169,27 @@ impl<'p> Graph<'p> {
                     Some(vec![from(need.column), to(*column)])
                 });
                 sets.extend(mapped);
-                if output.many {
+                let own = |column: &usize| *column < source.columns.len();
+                let is_detail = self.families.is_detail((reads_green, &source.name), (!reads_green, &target.name));
+                if is_detail {
+                    sets.push(output.when.iter().flatten().copied().filter(own).map(from).collect());
+                }
+                if output.many || is_detail {
                     sets = vec![sets.concat()];
                 }
                 sets.iter().for_each(|set| self.join(set));
-                let decides = decides_existence(output).into_iter().filter(|column| *column < source.columns.len());
+                let when = output.when.as_deref().filter(|_| !is_detail).unwrap_or_default();
+                let decides = when.iter().copied().chain(inputs_of_key(output)).filter(own);
                 self.existence.extend(decides.map(from));
             }
         }
     }
 
-    /// Parts are numbered inside each table first, so that two parts share a bit only where a table has too many.
+    /// Parts are numbered inside each family of tables first, so that two parts share a bit only where one has too many.
     fn bits(&self) -> BTreeMap<Node<'p>, u64> {
         let mut tables: BTreeMap<usize, BTreeSet<(bool, &TableName)>> = BTreeMap::new();
         for (node, number) in &self.numbers {
-            tables.entry(self.root(*number)).or_default().insert((node.0, node.1));
+            tables.entry(self.root(*number)).or_default().insert(self.families.name_of(node.0, node.1));
         }
         let mut taken: BTreeMap<(bool, &TableName), u64> = BTreeMap::new();
         let mut bit_of: BTreeMap<usize, u64> = BTreeMap::new();
@@ -176,9 +211,9 @@ impl<'p> Graph<'p> {
     }
 }
 
-/// The source columns on which it depends whether a row of the output is there, and under which key.
-fn decides_existence(output: &Output) -> Vec<usize> {
-    let mut columns = output.when.clone().unwrap_or_default();
+/// The source columns on which it depends under which key a row of the output is there.
+fn inputs_of_key(output: &Output) -> Vec<usize> {
+    let mut columns = Vec::new();
     for part in &output.key {
         match part {
             Filling::Copied(source) => columns.push(*source),
@@ -197,7 +232,7 @@ fn decides_existence(output: &Output) -> Vec<usize> {
 impl Parts {
     /// The parts of a migration, from the plans of both its links.
     pub fn new(forward: &Plan, backward: &Plan) -> Parts {
-        let mut graph = Graph::default();
+        let mut graph = Graph { families: Families::new(forward, backward), ..Graph::default() };
         for (plan, reads_green) in [(forward, false), (backward, true)] {
             graph.note_keys(plan, reads_green);
         }
@@ -205,27 +240,83 @@ impl Parts {
             graph.note_rules(plan, reads_green);
         }
         let bits = graph.bits();
-        Parts { forward: of_link(&bits, forward, false), backward: of_link(&bits, backward, true) }
+        let of = |plan, reads_green| of_link(&graph.families, &bits, plan, reads_green);
+        Parts { forward: of(forward, false), backward: of(backward, true) }
     }
 }
 
-fn of_link<'p>(bits: &BTreeMap<Node<'p>, u64>, plan: &'p Plan, reads_green: bool) -> LinkParts {
+type Bits<'p> = BTreeMap<Node<'p>, u64>;
+
+fn of_link<'p>(families: &Families<'p>, bits: &Bits<'p>, plan: &'p Plan, reads_green: bool) -> LinkParts {
     let sources = plan.sources.iter().map(|source| {
-        let names = source.columns.iter().map(|column| column.name.as_str());
-        of_table(bits, reads_green, &source.name, names)
+        let names: Vec<&str> = source.columns.iter().map(|column| column.name.as_str()).collect();
+        let record =
+            record(families, bits, (reads_green, &source.name), |name| names.iter().position(|own| *own == name));
+        (of_table(bits, reads_green, &source.name, names.iter().copied()), record)
     });
     let targets = plan.targets.iter().map(|target| {
-        let names = target.columns.iter().map(|column| column.name.as_str());
-        of_table(bits, !reads_green, &target.name, names)
+        let names: Vec<&str> = target.columns.iter().map(|column| column.name.as_str()).collect();
+        let in_key = |name: &str| target.key.iter().position(|column| names[usize::from(*column)] == name);
+        let record = record(families, bits, (!reads_green, &target.name), in_key);
+        (of_table(bits, !reads_green, &target.name, names.iter().copied()), record)
     });
-    LinkParts { sources: sources.collect(), targets: targets.collect() }
+    let (sources, source_records) = sources.unzip();
+    let (targets, target_records) = targets.unzip();
+    let cleared = (0..plan.targets.len()).map(|target| cleared(families, plan, reads_green, target)).collect();
+    let routed = (0..plan.targets.len()).map(|target| has_one_source(families, plan, reads_green, target)).collect();
+    LinkParts { sources, targets, source_records, target_records, cleared, routed }
 }
 
 fn of_table<'p>(
-    bits: &BTreeMap<Node<'p>, u64>,
+    bits: &Bits<'p>,
     green: bool,
     table: &'p TableName,
     columns: impl Iterator<Item = &'p str>,
 ) -> Box<[u64]> {
     columns.map(|column| bits.get(&(green, table, column)).copied().unwrap_or(0)).collect()
+}
+
+/// `at`: where a column of the key stands.
+fn record<'p>(
+    families: &Families<'p>,
+    bits: &Bits<'p>,
+    place: (bool, &'p TableName),
+    at: impl Fn(&str) -> Option<usize>,
+) -> Option<Record> {
+    let member = families.members.get(&place)?;
+    let order = member.order.iter().map(|column| at(column)).collect::<Option<_>>()?;
+    let kin = families.members.iter().filter(|((green, _), other)| *green == place.0 && other.family == member.family);
+    let is_detail = |place: &(bool, &TableName)| families.details.iter().any(|(detail, _)| detail == place);
+    let part = |table: &TableName| {
+        let columns = bits.iter().filter(|((green, name, _), _)| *green == place.0 && *name == table);
+        columns.fold(0, |mask, (_, bits)| mask | bits) & !EXISTENCE
+    };
+    let details = kin.filter(|(place, _)| is_detail(place)).fold(0, |mask, ((_, table), _)| mask | part(table));
+    let is_detail = is_detail(&place) && part(place.1) != 0;
+    let says = if is_detail { part(place.1) } else { ALL & !details };
+    Some(Record { family: member.family.clone(), order, says, is_detail })
+}
+
+/// The columns of a target that only details of its rows fill.
+fn cleared(families: &Families<'_>, plan: &Plan, reads_green: bool, target: usize) -> Columns {
+    let name = &plan.targets[target].name;
+    let details = plan.sources.iter().filter(|source| {
+        families
+            .details
+            .iter()
+            .any(|(detail, of)| *detail == (reads_green, &source.name) && *of == (!reads_green, name))
+    });
+    let outputs = details.flat_map(|source| &source.rule.outputs);
+    let nulls =
+        outputs.filter(|output| output.target == target && output.write == Write::Patch && output.on_remove_null);
+    let columns: BTreeSet<u16> = nulls.flat_map(|output| output.columns.iter().copied()).collect();
+    columns.into_iter().collect()
+}
+
+/// Whether no two source rows with one key could both stand in the target.
+fn has_one_source(families: &Families<'_>, plan: &Plan, reads_green: bool, target: usize) -> bool {
+    let owns = |output: &Output| output.target == target && output.write == Write::Own;
+    let owners = plan.sources.iter().filter(|source| source.rule.outputs.iter().any(owns));
+    let names: BTreeSet<_> = owners.map(|source| families.name_of(reads_green, &source.name)).collect();
+    names.len() == 1
 }

@@ -22,7 +22,7 @@ use crate::delta::fold::Folder;
 use crate::delta::{Effect, Key};
 use crate::live::Live;
 use crate::lsn::Lsn;
-use crate::marker::{RowDigest, row_digest};
+use crate::marker::{RowDigest, record_digest, row_digest};
 use crate::names::{quote_name, quote_text};
 use crate::pg::session::Session;
 use crate::plan::Plan;
@@ -66,9 +66,11 @@ pub struct Deciding {
 /// What is known about the rows of one batch.
 struct Known<'k> {
     plan: &'k Plan,
+    parts: &'k LinkParts,
     there: HashMap<(usize, Key), bool>,
     theirs: &'k Seen,
     settled: &'k Settled,
+    asserted: &'k HashSet<(usize, Key)>,
 }
 
 impl Facts for Known<'_> {
@@ -77,25 +79,45 @@ impl Facts for Known<'_> {
     }
 
     fn changed(&self, target: usize, key: &Key, after: Lsn) -> u64 {
+        match self.parts.records().get(target).and_then(Option::as_ref) {
+            None => self.changed_row(target, key, after),
+            Some(record) => {
+                let values = record.order.iter().map(|at| text_of(&key[*at]));
+                self.theirs.changed(record_digest(&record.family, values), after)
+            }
+        }
+    }
+
+    fn changed_row(&self, target: usize, key: &Key, after: Lsn) -> u64 {
         self.theirs.changed(digest(self.plan, target, key), after)
     }
 
     fn resolved(&self, claim: &Claim, key: &Key) -> Option<Standing> {
-        self.settled.word(digest(self.plan, claim.operation.target, key), claim.at, self.theirs)
+        let target = claim.operation.target;
+        // A word about one row of a record is one about all of them.
+        let rows = decide::kin(self.parts.records(), target, key);
+        let rows: Vec<RowDigest> = rows.iter().map(|(target, key)| digest(self.plan, *target, key)).collect();
+        self.settled.word(&rows, claim.at, |after| self.changed(target, key, after) != 0)
     }
 
     fn parked(&self, target: usize, key: &Key) -> bool {
         self.settled.parked.contains_key(&digest(self.plan, target, key))
     }
+
+    fn asserted(&self, target: usize, key: &Key) -> bool {
+        self.asserted.contains(&(target, key.clone()))
+    }
 }
 
 pub(super) fn digest(plan: &Plan, target: usize, key: &Key) -> RowDigest {
-    let text = |datum: &'_ Datum| match datum {
-        Datum::Text(text) => text.clone(),
-        Datum::Null | Datum::Unset => bytes::Bytes::new(),
-    };
-    let parts: Vec<bytes::Bytes> = key.iter().map(text).collect();
-    row_digest(&plan.targets[target].name, parts.iter().map(AsRef::as_ref))
+    row_digest(&plan.targets[target].name, key.iter().map(text_of))
+}
+
+fn text_of(datum: &Datum) -> &[u8] {
+    match datum {
+        Datum::Text(text) => text,
+        Datum::Null | Datum::Unset => b"",
+    }
 }
 
 impl Deciding {
@@ -118,27 +140,31 @@ impl Deciding {
             let Claims { first, last, recent, .. } = batch;
             return writer.write(Batch { segments: Vec::new(), first, last, recent }).await;
         }
+        let mut asserted = HashSet::new();
         let decided = loop {
             let there = self.lock(writer, plan, &batch).await?;
-            let known = Known { plan, there, theirs: &self.theirs, settled: &self.settled };
-            let rules = Rules { targets: &plan.targets, standings: &self.standings, parts: self.parts.targets() };
+            let known = Known {
+                plan,
+                parts: &self.parts,
+                there,
+                theirs: &self.theirs,
+                settled: &self.settled,
+                asserted: &asserted,
+            };
+            let rules = self.rules(plan);
             let decided = decide::decide(rules, &known, batch.claims.clone());
-            if let Some(verdict) = decided.verdict {
-                writer.abandon().await?;
-                let recorded = match &verdict {
-                    // Only the change that the link stops at is recorded: first everything before it is written.
-                    Verdict::Stop(conflict) if strict => Some(writer.record_open(&self.lost(plan, conflict)).await?),
-                    _ => None,
-                };
-                return Err(self.halted(plan, verdict, recorded, strict));
-            }
+            // What is to be asserted again may explain what looked like a second writer's doing.
             if decided.reassertions.is_empty() {
-                break decided;
+                let Some(verdict) = decided.verdict else { break decided };
+                writer.abandon().await?;
+                let recorded = self.record_open(writer, plan, &verdict, strict).await?;
+                return Err(self.halted(plan, verdict, recorded, strict));
             }
             // The rows are written as they are, like the target's application would, so that they travel as a whole.
             // Decided again after that, their claims lose to it.
             writer.abandon().await?;
             self.touch(plan, &decided.reassertions).await?;
+            asserted.extend(decided.reassertions.into_iter().map(|row| (row.target, row.key)));
             if batch.first.is_none() {
                 return Err(other_link_silent());
             }
@@ -158,6 +184,30 @@ impl Deciding {
             decided.operations.into_iter().for_each(|operation| folder.push(operation));
         }
         writer.write(Batch { segments: folder.finish(), first: None, last, recent }).await
+    }
+
+    /// Only the change that the link stops at is recorded: first everything before it is written.
+    async fn record_open(
+        &self,
+        writer: &mut Writer<'_>,
+        plan: &Plan,
+        verdict: &Verdict,
+        strict: bool,
+    ) -> Outcome<Option<i64>> {
+        match verdict {
+            Verdict::Stop(conflict) if strict => Ok(Some(writer.record_open(&self.lost(plan, conflict)).await?)),
+            _ => Ok(None),
+        }
+    }
+
+    fn rules<'r>(&'r self, plan: &'r Plan) -> Rules<'r> {
+        Rules {
+            targets: &plan.targets,
+            parts: self.parts.targets(),
+            records: self.parts.records(),
+            cleared: self.parts.cleared(),
+            standings: &self.standings,
+        }
     }
 
     /// Writes rows of the target with nothing changed, unsigned: the other link sends them whole (L8).
@@ -187,7 +237,7 @@ impl Deciding {
         plan: &Plan,
         batch: &Claims,
     ) -> Outcome<HashMap<(usize, Key), bool>> {
-        let keys = keys(plan, &batch.claims);
+        let keys = self.keys(plan, &batch.claims);
         let asks = keys.iter().any(|(target, _)| self.standings[*target] != Standing::Wins);
         loop {
             if let Some(first) = batch.first {
@@ -198,6 +248,7 @@ impl Deciding {
                 let found = writer.lock(*target, keys).await?;
                 there.extend(keys.iter().map(|key| (*target, key.clone())).zip(found));
             }
+            while self.passed_by(writer, &keys, &mut there).await? {}
             if !asks {
                 return Ok(there);
             }
@@ -211,6 +262,63 @@ impl Deciding {
                 return Err(other_link_silent());
             }
         }
+    }
+
+    /// L8: while this waited for one row of a record, the application may have moved another one past it: into a table
+    /// that was looked into before. Whether any has; what is there is locked, and passes by no more.
+    async fn passed_by(
+        &self,
+        writer: &mut Writer<'_>,
+        keys: &[(usize, Vec<Key>)],
+        there: &mut HashMap<(usize, Key), bool>,
+    ) -> Outcome<bool> {
+        let mut any = false;
+        for (target, keys) in keys.iter().filter(|(target, _)| self.parts.records()[*target].is_some()) {
+            let is_absent = |key: &&Key| there.get(&(*target, (*key).clone())) == Some(&false);
+            let absent: Vec<Key> = keys.iter().filter(is_absent).cloned().collect();
+            if absent.is_empty() {
+                continue;
+            }
+            let found = writer.lock(*target, &absent).await?;
+            any |= found.contains(&true);
+            there.extend(absent.into_iter().map(|key| (*target, key)).zip(found));
+        }
+        Ok(any)
+    }
+
+    /// The rows that claims name, by target, each once; where the source does not win, with all rows of their records.
+    fn keys(&self, plan: &Plan, claims: &[Claim]) -> Vec<(usize, Vec<Key>)> {
+        let mut by_target: Vec<(Vec<Key>, HashSet<Key>)> = vec![Default::default(); plan.targets.len()];
+        for claim in claims {
+            let target = claim.operation.target;
+            if plan.targets[target].internal {
+                continue;
+            }
+            let mut add = |key: Key| {
+                let rows = match self.standings[target] {
+                    Standing::Wins => vec![(target, key)],
+                    Standing::Yields | Standing::Stops => decide::kin(self.parts.records(), target, &key),
+                };
+                for (target, key) in rows {
+                    let (keys, known) = &mut by_target[target];
+                    if known.insert(key.clone()) {
+                        keys.push(key);
+                    }
+                }
+            };
+            match &claim.operation.effect {
+                Effect::Insert { columns, values } | Effect::Ensure { columns, values } => {
+                    add(decide::key_of(&plan.targets[target], columns, values))
+                }
+                Effect::Patch { key, .. }
+                | Effect::Clear { key, .. }
+                | Effect::Delete { key }
+                | Effect::Absent { key } => add(key.clone()),
+                Effect::Rekey { from, to, .. } => [from, to].into_iter().for_each(|key| add(key.clone())),
+                Effect::Truncate { .. } => {}
+            }
+        }
+        by_target.into_iter().map(|(keys, _)| keys).enumerate().filter(|(_, keys)| !keys.is_empty()).collect()
     }
 
     /// A position of the target after everything that was committed there before; the other link is sure to read past it
@@ -309,30 +417,4 @@ fn literal(datum: &Datum) -> String {
         Datum::Text(text) => quote_text(&String::from_utf8_lossy(text)),
         Datum::Null | Datum::Unset => "NULL".to_owned(),
     }
-}
-
-/// The rows that claims name, by target, each once.
-fn keys(plan: &Plan, claims: &[Claim]) -> Vec<(usize, Vec<Key>)> {
-    let mut by_target: Vec<(Vec<Key>, HashSet<Key>)> = vec![Default::default(); plan.targets.len()];
-    for claim in claims {
-        let target = claim.operation.target;
-        if plan.targets[target].internal {
-            continue;
-        }
-        let (keys, known) = &mut by_target[target];
-        let mut add = |key: Key| {
-            if known.insert(key.clone()) {
-                keys.push(key);
-            }
-        };
-        match &claim.operation.effect {
-            Effect::Insert { columns, values } | Effect::Ensure { columns, values } => {
-                add(decide::key_of(&plan.targets[target], columns, values))
-            }
-            Effect::Patch { key, .. } | Effect::Clear { key, .. } | Effect::Delete { key } => add(key.clone()),
-            Effect::Rekey { from, to, .. } => [from, to].into_iter().for_each(|key| add(key.clone())),
-            Effect::Truncate { .. } => {}
-        }
-    }
-    by_target.into_iter().map(|(keys, _)| keys).enumerate().filter(|(_, keys)| !keys.is_empty()).collect()
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::change::{Before, Change, Event, Image};
-use crate::delta::decide::Claim;
+use crate::delta::decide::{Claim, details_last};
 use crate::delta::fold::Folder;
 use crate::delta::lift::{self, LiftError, Lifter};
 use crate::delta::moves::{Lifted, Moves};
@@ -110,6 +110,10 @@ impl Lifting {
         };
         self.lift_each(changes, relations, &mut |step, operation, whole| {
             let key = &plan.sources[step.source].key;
+            // L8: a row of another source row may stand under the key.
+            if matches!(operation.effect, Effect::Absent { .. }) && !notebook.parts().says_absent(operation.target) {
+                return;
+            }
             let changed = changed(notebook.parts(), step.source, key, &step.event);
             let from = notebook.key_of(step.source).and_then(|key| row_of(step, key));
             let lifted = Lifted { change: step.change, operation, whole, changed, from };
@@ -117,6 +121,7 @@ impl Lifting {
         })
         .await?;
         moves.finish(&mut claim);
+        details_last(&mut claims);
         Ok(claims)
     }
 

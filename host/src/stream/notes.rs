@@ -4,10 +4,11 @@
 //! Only tables that the other link writes are noted; what its own markers sign never is (L7).
 
 use crate::change::{Before, Change, Event, Image};
-use crate::marker::{RowDigest, row_digest};
+use crate::marker::{RowDigest, record_digest, row_digest};
 use crate::names::TableName;
 use crate::plan::Plan;
 use crate::plan::parts::{ALL, LinkParts};
+use crate::plan::records::Record;
 
 use super::relations::{Bound, Relations, in_order};
 use super::seen::Note;
@@ -61,33 +62,60 @@ impl Notebook {
         }
     }
 
-    /// Adds the notes on one change of a row. Truncates are not noted: with both links on they stop (counter-example 11).
+    /// Adds the notes on one change of a row, and on the record of which it is one of several rows (`plan::records`).
+    /// Truncates are not noted: with both links on they stop (counter-example 11).
     pub fn note(&self, source: usize, event: &Event, notes: &mut Vec<Note>) {
         let Some(noted) = &self.sources[source] else { return };
         let parts = changed(&self.parts, source, &noted.key, event);
+        let moved = noted.rows(event, notes, parts);
+        let Some(record) = self.parts.source_record(source) else { return };
+        // L8: whoever asks for a row of the record, in whatever table, has to hear of it.
+        let stays = matches!(event, Event::Update { .. }) && !moved;
+        let parts = if record.is_detail || (stays && parts == ALL) { parts & record.says } else { parts };
         let (before, after) = images(event);
-        let rows = [before, after].map(|image| image.map(|image| noted.row(image)));
-        match rows {
-            [Some(before), Some(after)] if before != after => notes.extend([(before, ALL), (after, ALL)]),
-            [_, Some(row)] | [Some(row), None] => notes.push((row, parts)),
-            [None, None] => {}
-        }
+        notes.extend(before.filter(|_| moved).map(|image| (record_of(record, image), parts)));
+        notes.extend(after.or(before).map(|image| (record_of(record, image), parts)));
     }
-}
 
-impl Notebook {
     /// The rows that a change concerns, each once; none if the other link never writes the table.
     pub fn rows_of(&self, change: &Change, relations: &Relations) -> Vec<RowDigest> {
         let mut notes = Vec::new();
-        self.note_change(change, relations, &mut notes);
+        let (source, event) = match relations.get(&change.relation) {
+            Some(Bound::Source { source, order: None, .. }) => (*source, std::borrow::Cow::Borrowed(&change.event)),
+            Some(Bound::Source { source, order: Some(order), .. }) => {
+                (*source, std::borrow::Cow::Owned(in_order(&change.event, order)))
+            }
+            Some(Bound::LeftOut) | None => return Vec::new(),
+        };
+        self.sources[source].iter().for_each(|noted| {
+            noted.rows(&event, &mut notes, ALL);
+        });
         notes.into_iter().map(|(row, _)| row).collect()
     }
 }
 
 impl Noted {
+    /// Notes the rows of a change; whether it got another key.
+    fn rows(&self, event: &Event, notes: &mut Vec<Note>, parts: u64) -> bool {
+        let (before, after) = images(event);
+        match [before, after].map(|image| image.map(|image| self.row(image))) {
+            [Some(before), Some(after)] if before != after => {
+                notes.extend([(before, ALL), (after, ALL)]);
+                return true;
+            }
+            [_, Some(row)] | [Some(row), None] => notes.push((row, parts)),
+            [None, None] => {}
+        }
+        false
+    }
+
     fn row(&self, image: &Image) -> RowDigest {
         row_digest(&self.table, self.key.iter().map(|column| image.text(*column).unwrap_or_default()))
     }
+}
+
+fn record_of(record: &Record, image: &Image) -> RowDigest {
+    record_digest(&record.family, record.order.iter().map(|column| image.text(*column).unwrap_or_default()))
 }
 
 fn images(event: &Event) -> (Option<&Image>, Option<&Image>) {

@@ -80,7 +80,11 @@ impl Deciding {
     /// A parked row that its own side has deleted, or given another key, waits for nothing any more.
     async fn let_go_of_deleted(&mut self, writer: &mut Writer<'_>, plan: &Plan, claims: &[Claim]) -> Outcome<()> {
         for claim in claims {
-            let (Effect::Delete { key } | Effect::Rekey { from: key, .. }) = &claim.operation.effect else { continue };
+            let (Effect::Delete { key } | Effect::Absent { key } | Effect::Rekey { from: key, .. }) =
+                &claim.operation.effect
+            else {
+                continue;
+            };
             let row = digest(plan, claim.operation.target, key);
             if self.settled.parked.remove(&row).is_some() {
                 writer.settle_parked(row).await?;
@@ -238,7 +242,9 @@ fn keys_of(plan: &Plan, operation: &Operation) -> Vec<Key> {
         Effect::Insert { columns, values } | Effect::Ensure { columns, values } => {
             vec![key_of(&plan.targets[operation.target], columns, values)]
         }
-        Effect::Patch { key, .. } | Effect::Clear { key, .. } | Effect::Delete { key } => vec![key.clone()],
+        Effect::Patch { key, .. } | Effect::Clear { key, .. } | Effect::Delete { key } | Effect::Absent { key } => {
+            vec![key.clone()]
+        }
         Effect::Rekey { from, to, .. } => vec![from.clone(), to.clone()],
         Effect::Truncate { .. } => Vec::new(),
     }

@@ -8,8 +8,6 @@ use crate::delta::decide::Standing;
 use crate::lsn::Lsn;
 use crate::marker::{Link, RowDigest};
 
-use super::seen::Seen;
-
 /// One word of an operator, as a link hears it.
 #[derive(Clone, Copy, Debug)]
 struct Word {
@@ -54,15 +52,17 @@ impl Settled {
         settled
     }
 
-    /// What an operator has decided for the change of `row` that committed at `at`, if neither side's application has
-    /// touched the row since in a way that nobody decided about.
-    pub(super) fn word(&self, row: RowDigest, at: Lsn, theirs: &Seen) -> Option<Standing> {
-        let own = self.own.get(&row).into_iter().flatten();
-        let mut own = own.filter(|word| word.position == at && theirs.changed(row, word.before) == 0);
+    /// What an operator has decided for the change that committed at `at` of a row, or of another of its record, if neither
+    /// side's application has touched any of them since in a way that nobody decided about. `rows`: all of them; `changed`:
+    /// whether the target's application has changed one after this position.
+    pub(super) fn word(&self, rows: &[RowDigest], at: Lsn, changed: impl Fn(Lsn) -> bool) -> Option<Standing> {
+        let about = |words: &HashMap<RowDigest, Vec<Word>>| -> Vec<Word> {
+            rows.iter().filter_map(|row| words.get(row)).flatten().copied().collect()
+        };
+        let own = about(&self.own).into_iter().rfind(|word| word.position == at && !changed(word.before));
         // The other link's change that was decided about: what this link brings was weighed against it.
-        let others = self.others.get(&row).into_iter().flatten();
-        let mut others = others.filter(|word| at < word.before && theirs.changed(row, Lsn(word.position.0 + 1)) == 0);
-        own.next_back().or_else(|| others.next_back()).map(|word| word.standing)
+        let weighed = |word: &Word| at < word.before && !changed(Lsn(word.position.0 + 1));
+        own.or_else(|| about(&self.others).into_iter().rfind(weighed)).map(|word| word.standing)
     }
 
     /// Whether an operator has said that the change at `at` need not be written.
@@ -73,10 +73,15 @@ impl Settled {
 
 #[cfg(test)]
 mod tests {
+    use super::super::seen::Seen;
     use super::*;
 
     fn resolution(row: RowDigest, source_row: RowDigest, takes_blue: bool) -> Resolution {
         Resolution { row, source_row: Some(source_row), position: Lsn(50), target_position: Some(Lsn(500)), takes_blue }
+    }
+
+    fn word(settled: &Settled, rows: &[RowDigest], at: Lsn, seen: &Seen) -> Option<Standing> {
+        settled.word(rows, at, |after| rows.iter().any(|row| seen.changed(*row, after) != 0))
     }
 
     #[test]
@@ -84,11 +89,14 @@ mod tests {
         let forward = Settled::new(Link::Forward, &[resolution(1, 2, true)], &[], Vec::new());
         let seen = Seen::default();
         seen.note(Lsn(400), &[(1, 1)]);
-        assert_eq!(forward.word(1, Lsn(50), &seen), Some(Standing::Wins));
-        assert_eq!(forward.word(1, Lsn(51), &seen), None, "another change");
-        assert_eq!(forward.word(2, Lsn(50), &seen), None, "another row");
+        assert_eq!(word(&forward, &[1], Lsn(50), &seen), Some(Standing::Wins));
+        assert_eq!(word(&forward, &[1], Lsn(51), &seen), None, "another change");
+        assert_eq!(word(&forward, &[2], Lsn(50), &seen), None, "another row");
+        assert_eq!(word(&forward, &[3, 1], Lsn(50), &seen), Some(Standing::Wins), "another row of its record");
+        seen.note(Lsn(500), &[(3, 1)]);
+        assert_eq!(word(&forward, &[3, 1], Lsn(50), &seen), None, "the record has changed since");
         seen.note(Lsn(500), &[(1, 1)]);
-        assert_eq!(forward.word(1, Lsn(50), &seen), None, "the target's application has changed the row since");
+        assert_eq!(word(&forward, &[1], Lsn(50), &seen), None, "the target's application has changed the row since");
     }
 
     #[test]
@@ -96,9 +104,9 @@ mod tests {
         let backward = Settled::new(Link::Backward, &[], &[resolution(1, 2, true)], Vec::new());
         let seen = Seen::default();
         seen.note(Lsn(50), &[(2, 1)]);
-        assert_eq!(backward.word(2, Lsn(400), &seen), Some(Standing::Yields));
-        assert_eq!(backward.word(2, Lsn(500), &seen), None, "made after the decision");
+        assert_eq!(word(&backward, &[2], Lsn(400), &seen), Some(Standing::Yields));
+        assert_eq!(word(&backward, &[2], Lsn(500), &seen), None, "made after the decision");
         seen.note(Lsn(51), &[(2, 1)]);
-        assert_eq!(backward.word(2, Lsn(400), &seen), None, "blue has changed the row again");
+        assert_eq!(word(&backward, &[2], Lsn(400), &seen), None, "blue has changed the row again");
     }
 }

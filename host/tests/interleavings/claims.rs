@@ -3,20 +3,24 @@
 use std::sync::Arc;
 
 use falkirk::change::Datum;
-use falkirk::delta::decide::{Claim, Facts, Standing};
+use falkirk::delta::decide::{Claim, Outcome, Rules, Standing, decide};
 use falkirk::delta::{Effect, Key, Operation};
 use falkirk::lsn::Lsn;
 use falkirk::names::TableName;
 use falkirk::plan::parts::{ALL, EXISTENCE};
 use falkirk::plan::{Case, Columns, Target, TargetColumn};
 
+use crate::world::{Locked, Notes, Shape};
+
 /// The row: absent, or a small number in each column; columns that a model does not use stay 0.
 pub type Row = Option<[u8; 2]>;
 
 /// The one table, with a key and two columns, and its parts.
 pub struct Table {
-    pub targets: Vec<Target>,
-    pub parts: Vec<Box<[u64]>>,
+    /// Columns beside the key that are used.
+    used: usize,
+    targets: Vec<Target>,
+    parts: Vec<Box<[u64]>>,
     key: Key,
     every: Columns,
     subsets: [Columns; 4],
@@ -24,7 +28,7 @@ pub struct Table {
 }
 
 impl Table {
-    pub fn new() -> Table {
+    pub fn new(used: usize) -> Table {
         let column = |name: &str| TargetColumn {
             name: name.into(),
             type_sql: "text".into(),
@@ -45,6 +49,7 @@ impl Table {
             internal: false,
         };
         Table {
+            used,
             targets: vec![target],
             parts: vec![Box::from([EXISTENCE, 1, 2])],
             key: Box::from([Datum::text("7")]),
@@ -63,7 +68,7 @@ impl Table {
     }
 
     /// What a change of the application asks for.
-    pub fn claim(&self, before: Row, after: Row, knew: u8, at: usize) -> Claim {
+    fn claim(&self, before: Row, after: Row, knew: u8, at: usize) -> Claim {
         let changed = mask(before, after);
         let effect = match (before, after) {
             (_, None) => Effect::Delete { key: self.key.clone() },
@@ -81,7 +86,7 @@ impl Table {
     }
 
     /// What a reassertion asks for.
-    pub fn reassertion(&self, row: Row, parts: u64, knew: u8, at: usize) -> Claim {
+    fn reassertion(&self, row: Row, parts: u64, knew: u8, at: usize) -> Claim {
         let key = self.key.clone();
         let effect = match row {
             Some(_) => Effect::Patch { key, columns: self.subsets[0].clone(), values: Box::from([]) },
@@ -98,7 +103,7 @@ impl Table {
 }
 
 /// The parts that a change changes.
-pub fn mask(before: Row, after: Row) -> u64 {
+fn mask(before: Row, after: Row) -> u64 {
     match (before, after) {
         (Some(before), Some(after)) => {
             (0..2).filter(|column| before[*column] != after[*column]).fold(0, |mask, column| mask | 1 << column)
@@ -107,48 +112,93 @@ pub fn mask(before: Row, after: Row) -> u64 {
     }
 }
 
-/// A target that refuses what PostgreSQL would refuse.
-pub fn write(row: &mut Row, operations: &[Operation]) {
-    let number = |datum: &Datum| match datum {
-        Datum::Text(text) => text[0] - b'0',
-        _ => panic!("the model has no nulls"),
-    };
-    for operation in operations {
-        match &operation.effect {
-            Effect::Insert { values, .. } => {
-                assert!(row.is_none(), "an insert finds the row");
-                *row = Some([number(&values[1]), number(&values[2])]);
-            }
-            Effect::Patch { columns, values, .. } => {
-                let row = row.as_mut().expect("a patch finds no row");
-                for (column, value) in columns.iter().zip(values) {
-                    row[usize::from(*column) - 1] = number(value);
+impl Shape for Table {
+    type Row = Row;
+
+    fn starts(&self) -> Vec<Row> {
+        vec![None, Some([0, 0])]
+    }
+
+    fn choices(&self, _side: usize, row: Row) -> Vec<Row> {
+        let mut choices = Vec::new();
+        let second = if self.used == 2 { 0..2 } else { 0..1 };
+        match row {
+            None => choices.extend((0..2).flat_map(|a| second.clone().map(move |b| Some([a, b])))),
+            Some([a, b]) => {
+                choices.push(None);
+                choices.push(Some([1 - a, b]));
+                if self.used == 2 {
+                    choices.push(Some([a, 1 - b]));
                 }
             }
-            Effect::Delete { .. } => assert!(row.take().is_some(), "a delete finds no row"),
-            other => panic!("the model asks for no {other:?}"),
+        }
+        choices
+    }
+
+    fn is_sound(&self, _side: usize, _row: Row) -> bool {
+        true
+    }
+
+    fn claims(&self, _side: usize, [before, after]: [Row; 2], knew: u8, at: usize) -> Vec<Claim> {
+        vec![self.claim(before, after, knew, at)]
+    }
+
+    fn touched(&self, row: Row, _table: usize, parts: u64, at: usize) -> Vec<Claim> {
+        vec![self.reassertion(row, parts, 0, at)]
+    }
+
+    fn notes(&self, [before, after]: [Row; 2]) -> Notes {
+        [mask(before, after); 3]
+    }
+
+    fn touch_notes(&self, _table: usize, _parts: u64) -> Notes {
+        [ALL; 3]
+    }
+
+    fn is_there(&self, _side: usize, row: Row, _table: usize) -> bool {
+        row.is_some()
+    }
+
+    fn decide(&self, _side: usize, wins: bool, facts: &Locked<'_, Self>, claims: Vec<Claim>) -> Outcome {
+        let standings = [standing(wins)];
+        let rules =
+            Rules { targets: &self.targets, parts: &self.parts, records: &[], cleared: &[], standings: &standings };
+        decide(rules, facts, claims)
+    }
+
+    fn write(&self, _side: usize, row: &mut Row, operations: &[Operation]) {
+        for operation in operations {
+            match &operation.effect {
+                Effect::Insert { values, .. } => {
+                    assert!(row.is_none(), "an insert finds the row");
+                    *row = Some([number(&values[1]), number(&values[2])]);
+                }
+                Effect::Patch { columns, values, .. } => {
+                    let row = row.as_mut().expect("a patch finds no row");
+                    for (column, value) in columns.iter().zip(values) {
+                        row[usize::from(*column) - 1] = number(value);
+                    }
+                }
+                Effect::Delete { .. } => assert!(row.take().is_some(), "a delete finds no row"),
+                other => panic!("the model asks for no {other:?}"),
+            }
         }
     }
-}
 
-/// The target's side of a decision: the row as it is locked, and what its application changed, by position.
-pub struct Locked<'a> {
-    pub row: Row,
-    pub changes: &'a [(u8, u64)],
-}
-
-impl Facts for Locked<'_> {
-    fn exists(&self, _target: usize, _key: &Key) -> bool {
-        self.row.is_some()
+    fn asserts_anew(&self) -> bool {
+        false
     }
+}
 
-    fn changed(&self, _target: usize, _key: &Key, after: Lsn) -> u64 {
-        let later = self.changes.iter().filter(|(at, _)| u64::from(*at) > after.0);
-        later.fold(0, |mask, (_, parts)| mask | parts)
+/// A value of a row.
+pub fn number(datum: &Datum) -> u8 {
+    match datum {
+        Datum::Text(text) => text[0] - b'0',
+        _ => panic!("the model has no nulls"),
     }
 }
 
 /// Who wins, as the host's rule takes it.
-pub fn standing(wins: bool) -> [Standing; 1] {
-    [if wins { Standing::Wins } else { Standing::Yields }]
+pub fn standing(wins: bool) -> Standing {
+    if wins { Standing::Wins } else { Standing::Yields }
 }

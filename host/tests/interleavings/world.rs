@@ -5,16 +5,82 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use falkirk::delta::decide::{Outcome, Rules, decide};
-use falkirk::plan::parts::ALL;
+use std::fmt::Debug;
+use std::hash::Hash;
 
-use crate::claims::{Locked, Row, Table, mask, standing, write};
+use falkirk::delta::decide::{Claim, Facts, Outcome, Reassertion};
+use falkirk::delta::{Effect, Key, Operation};
+use falkirk::lsn::Lsn;
+
+/// What stands on the two sides for one row, and what a change of it asks for. Sides are [`W`] and [`L`].
+pub trait Shape {
+    /// What a side holds. Equal on both sides means that they agree.
+    type Row: Copy + Eq + Hash + Debug;
+    /// What both sides hold at the start.
+    fn starts(&self) -> Vec<Self::Row>;
+    /// Every legal transaction of an application.
+    fn choices(&self, side: usize, row: Self::Row) -> Vec<Self::Row>;
+    /// Whether the rule may ever leave a side like this.
+    fn is_sound(&self, side: usize, row: Self::Row) -> bool;
+    /// What a transaction of a side's application asks of the other side.
+    fn claims(&self, side: usize, rows: [Self::Row; 2], knew: u8, at: usize) -> Vec<Claim>;
+    /// What W asks when one of its tables was touched.
+    fn touched(&self, row: Self::Row, table: usize, parts: u64, at: usize) -> Vec<Claim>;
+    /// What W's transaction changed.
+    fn notes(&self, rows: [Self::Row; 2]) -> Notes;
+    /// What a touch changed.
+    fn touch_notes(&self, table: usize, parts: u64) -> Notes;
+    /// Whether a side has the row of a table.
+    fn is_there(&self, side: usize, row: Self::Row, table: usize) -> bool;
+    /// Decides claims on a side.
+    fn decide(&self, side: usize, wins: bool, facts: &Locked<'_, Self>, claims: Vec<Claim>) -> Outcome;
+    /// Writes to a side, which refuses what PostgreSQL would refuse.
+    fn write(&self, side: usize, row: &mut Self::Row, operations: &[Operation]);
+    /// Whether rows may be asserted again without end as long as the host dies before it writes.
+    fn asserts_anew(&self) -> bool;
+}
+
+/// What was changed of the row as a whole, and of what stands for it in each table.
+pub type Notes = [u64; 3];
+
+/// The target's side of a decision: what is there as it is locked, and what its application changed, by position.
+pub struct Locked<'a, S: Shape + ?Sized> {
+    pub shape: &'a S,
+    pub side: usize,
+    pub row: S::Row,
+    pub changes: &'a [(u8, Notes)],
+    pub asserted: &'a [usize],
+    pub by_table: bool,
+}
+
+impl<S: Shape + ?Sized> Locked<'_, S> {
+    fn noted(&self, at: usize, after: Lsn) -> u64 {
+        let later = self.changes.iter().filter(|(position, _)| u64::from(*position) > after.0);
+        later.fold(0, |mask, (_, notes)| mask | notes[at])
+    }
+}
+
+impl<S: Shape + ?Sized> Facts for Locked<'_, S> {
+    fn exists(&self, target: usize, _key: &Key) -> bool {
+        self.shape.is_there(self.side, self.row, target)
+    }
+
+    fn changed(&self, target: usize, _key: &Key, after: Lsn) -> u64 {
+        self.noted(if self.by_table { 1 + target } else { 0 }, after)
+    }
+
+    fn changed_row(&self, target: usize, _key: &Key, after: Lsn) -> u64 {
+        self.noted(1 + target, after)
+    }
+
+    fn asserted(&self, target: usize, _key: &Key) -> bool {
+        self.asserted.contains(&target)
+    }
+}
 
 /// How much is explored.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
-    /// Columns beside the key.
-    pub columns: usize,
     /// How many operations the applications make at most, blue's first.
     pub steps: [u8; 2],
     /// How many source transactions one target transaction holds at most.
@@ -39,6 +105,10 @@ pub enum Mode {
     WithoutWaiting,
     ByValue,
     BothAlways,
+    /// A change is known by its table and key, not by what it stands for.
+    ByTable,
+    /// Nobody says that a row is not in the other table.
+    WithoutAbsence,
 }
 
 /// What was seen.
@@ -55,37 +125,40 @@ pub struct Found {
 
 /// A transaction in W's log that W->L has not applied yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum InW {
+enum InW<R> {
     Application {
-        before: Row,
-        after: Row,
+        before: R,
+        after: R,
     },
-    /// L->W touched the row, so that it is sent again whole.
+    /// L->W touched the row of a table, so that it is sent again whole.
     Reassertion {
-        row: Row,
+        row: R,
+        table: usize,
         parts: u64,
     },
 }
 
 /// A transaction in L's log that L->W has not durably passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum InL {
+enum InL<R> {
     Application {
-        before: Row,
-        after: Row,
+        before: R,
+        after: R,
     },
     /// W->L wrote everything up to this position of W.
     Marker(u8),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct State {
-    rows: [Row; 2],
+struct State<R> {
+    rows: [R; 2],
     steps: [u8; 2],
-    w_log: Vec<(u8, InW)>,
-    l_log: Vec<InL>,
+    w_log: Vec<(u8, InW<R>)>,
+    l_log: Vec<InL<R>>,
     /// Durable in L with W->L's checkpoint: what of W's log before it L->W may still have to know.
-    recent: Vec<(u8, u64)>,
+    recent: Vec<(u8, Notes)>,
+    /// How often the host may still die between asserting rows again and writing.
+    deaths: u8,
     /// Durable in W with L->W's checkpoint: the last marker before it.
     context: u8,
     /// In memory: how much of `w_log` was decoded and noted; how much of `l_log` was read, all of it markers, and the
@@ -95,22 +168,21 @@ struct State {
     read_context: u8,
 }
 
-const W: usize = 0;
-const L: usize = 1;
+pub const W: usize = 0;
+pub const L: usize = 1;
 
 /// Goes through every state that can be reached.
-pub fn explore(size: Size, winner: Winner, mode: Mode) -> Found {
-    let table = Table::new();
-    let mut world = World { table, size, mode, found: Found::default() };
-    let mut seen: HashSet<State> = HashSet::new();
+pub fn explore<S: Shape>(shape: S, size: Size, winner: Winner, mode: Mode) -> Found {
+    let starts = shape.starts();
+    let mut world = World { shape, size, mode, found: Found::default() };
+    let mut seen: HashSet<State<S::Row>> = HashSet::new();
     let [blue, green] = size.steps;
     let steps = if winner == Winner::Blue { [blue, green] } else { [green, blue] };
     let mut open = Vec::new();
-    for row in [None, Some([0, 0])] {
-        let (w_log, l_log, recent) = (Vec::new(), Vec::new(), Vec::new());
-        let state =
-            State { rows: [row; 2], steps, w_log, l_log, recent, context: 0, noted: 0, read: 0, read_context: 0 };
-        open.push(state);
+    for row in starts {
+        let (w_log, l_log, recent, deaths) = (Vec::new(), Vec::new(), Vec::new(), 1);
+        let (context, noted, read, read_context) = (0, 0, 0, 0);
+        open.push(State { rows: [row; 2], steps, w_log, l_log, recent, deaths, context, noted, read, read_context });
     }
     while let Some(state) = open.pop() {
         if !seen.insert(state.clone()) {
@@ -122,27 +194,29 @@ pub fn explore(size: Size, winner: Winner, mode: Mode) -> Found {
     Found { states: seen.len(), ..world.found }
 }
 
-struct World {
-    table: Table,
+struct World<S> {
+    shape: S,
     size: Size,
     mode: Mode,
     found: Found,
 }
 
-impl World {
+impl<S: Shape> World<S> {
     /// Nothing is under way: now both sides have to agree.
-    fn look(&mut self, state: &State) {
+    fn look(&mut self, state: &State<S::Row>) {
         let under_way = state.l_log.iter().any(|entry| matches!(entry, InL::Application { .. }));
         if state.w_log.is_empty() && !under_way {
             self.found.ends += 1;
             self.found.divergent += usize::from(state.rows[W] != state.rows[L]);
         }
+        let sound = [W, L].iter().all(|side| self.shape.is_sound(*side, state.rows[*side]));
+        assert!(sound || self.mode != Mode::Causal, "{state:?}");
     }
 
-    fn next(&mut self, state: &State, open: &mut Vec<State>) {
+    fn next(&mut self, state: &State<S::Row>, open: &mut Vec<State<S::Row>>) {
         for side in [W, L] {
             if state.steps[side] > 0 {
-                for after in self.choices(state.rows[side]) {
+                for after in self.shape.choices(side, state.rows[side]) {
                     open.push(application(state.clone(), side, after).renumbered());
                 }
             }
@@ -152,7 +226,7 @@ impl World {
         }
         let changes = state.l_log.iter().filter(|entry| matches!(entry, InL::Application { .. })).count();
         for count in 1..=changes.min(self.size.batch) {
-            open.push(self.loser_writes(state.clone(), count).renumbered());
+            open.extend(self.loser_writes(state.clone(), count).into_iter().map(State::renumbered));
         }
         if self.size.memory {
             if let Some(InL::Marker(context)) = state.l_log.get(state.read) {
@@ -166,53 +240,22 @@ impl World {
         }
     }
 
-    /// Every legal operation of an application.
-    fn choices(&self, row: Row) -> Vec<Row> {
-        let mut choices = Vec::new();
-        let second = if self.size.columns == 2 { 0..2 } else { 0..1 };
-        match row {
-            None => choices.extend((0..2).flat_map(|a| second.clone().map(move |b| Some([a, b])))),
-            Some([a, b]) => {
-                choices.push(None);
-                choices.push(Some([1 - a, b]));
-                if self.size.columns == 2 {
-                    choices.push(Some([a, 1 - b]));
-                }
-            }
-        }
-        choices
-    }
-
-    fn decide(&mut self, wins: bool, locked: &Locked<'_>, claims: Vec<falkirk::delta::decide::Claim>) -> Outcome {
-        let count = claims.len();
-        let rules = Rules { targets: &self.table.targets, parts: &self.table.parts, standings: &standing(wins) };
-        let outcome = decide(rules, locked, claims);
-        if outcome.verdict.is_some() {
-            let blind = matches!(self.mode, Mode::WithoutRecent | Mode::WithoutWaiting);
-            assert!(blind, "{:?}: the model has no second writer", outcome.verdict);
-            self.found.stopped += 1;
-            return outcome;
-        }
-        if !wins {
-            let agreements = usize::try_from(outcome.agreements).unwrap();
-            let said = outcome.operations.len() + outcome.conflicts.len() + agreements;
-            assert!(said >= count, "L3: of {count} claims only {said} were written, recorded or agreed to");
-        }
-        outcome
-    }
-
     /// W->L: its target transaction with the first `count` transactions of its log.
-    fn winner_writes(&mut self, mut state: State, count: usize) -> State {
-        let entries: Vec<(u8, InW)> = state.w_log.drain(..count).collect();
-        let claims = entries.iter().enumerate().map(|(at, (_, entry))| match entry {
-            InW::Application { before, after } => self.table.claim(*before, *after, 0, at),
-            InW::Reassertion { row, parts } => self.table.reassertion(*row, *parts, 0, at),
+    fn winner_writes(&mut self, mut state: State<S::Row>, count: usize) -> State<S::Row> {
+        let entries: Vec<(u8, InW<S::Row>)> = state.w_log.drain(..count).collect();
+        let claims = entries.iter().enumerate().flat_map(|(at, (_, entry))| match entry {
+            InW::Application { before, after } => self.shape.claims(W, [*before, *after], 0, at),
+            InW::Reassertion { row, table, parts } => self.shape.touched(*row, *table, *parts, at),
         });
         let claims = claims.collect();
-        let outcome = self.decide(true, &Locked { row: state.rows[L], changes: &[] }, claims);
-        write(&mut state.rows[L], &outcome.operations);
+        let row = state.rows[L];
+        let shape = &self.shape;
+        // What is asked of W's own log does not matter to the winner.
+        let locked = Locked { shape, side: L, row, changes: &[], asserted: &[], by_table: false };
+        let outcome = decided(self.mode, &mut self.found, true, &locked, claims);
+        self.shape.write(L, &mut state.rows[L], &outcome.operations);
         if self.mode != Mode::WithoutRecent {
-            state.recent.extend(entries.iter().map(|(at, entry)| (*at, parts_of(entry))));
+            state.recent.extend(entries.iter().map(|(at, entry)| (*at, self.notes_of(entry))));
         }
         state.noted = state.noted.saturating_sub(count);
         let (last, _) = entries[count - 1];
@@ -225,66 +268,138 @@ impl World {
     }
 
     /// L->W: its target transaction with the next `count` changes of its log. It waits until W's log is decoded up to
-    /// the moment of its lock: here, all of it.
-    fn loser_writes(&mut self, mut state: State, count: usize) -> State {
-        let untouched = state.clone();
+    /// the moment of its lock: here, all of it. Where rows have to be asserted again first, it also may die after that.
+    fn loser_writes(&mut self, mut state: State<S::Row>, count: usize) -> Vec<State<S::Row>> {
+        let mut states = Vec::new();
+        let mut asserted = Vec::new();
+        let claims = loop {
+            match self.loser_decides(&state, count, &asserted) {
+                (again, _) if !again.is_empty() => {
+                    // Like the host: nothing of this is written, the rows are touched in transactions of their own, and
+                    // the same claims are decided again after that, perhaps by the next life.
+                    for Reassertion { target: table, parts, .. } in again {
+                        let (position, row) = (state.next_position(), state.rows[W]);
+                        state.w_log.push((position, InW::Reassertion { row, table, parts }));
+                        asserted.push(table);
+                    }
+                    if !self.shape.asserts_anew() || state.deaths > 0 {
+                        let deaths = state.deaths.saturating_sub(u8::from(self.shape.asserts_anew()));
+                        states.push(State { deaths, ..state.clone() });
+                    }
+                }
+                (_, decided) => break decided,
+            }
+        };
+        let Decided { outcome, passed, context } = claims;
+        state.l_log.drain(..passed);
         if self.mode != Mode::WithoutWaiting {
             state.noted = state.w_log.len();
         }
+        (state.context, state.read, state.read_context) = (context, 0, context);
+        match outcome {
+            Ok(outcome) => {
+                self.shape.write(W, &mut state.rows[W], &outcome.operations);
+                self.found.conflicts += outcome.conflicts.len();
+                self.found.agreements += usize::try_from(outcome.agreements).unwrap();
+            }
+            Err(row) => state.rows[W] = row,
+        }
+        states.push(state);
+        states
+    }
+
+    /// What has to be asserted again first, and what is decided.
+    fn loser_decides(
+        &mut self,
+        state: &State<S::Row>,
+        count: usize,
+        asserted: &[usize],
+    ) -> (Vec<Reassertion>, Decided<S::Row>) {
+        let noted = if self.mode == Mode::WithoutWaiting { state.noted } else { state.w_log.len() };
         let mut known = state.recent.clone();
-        known.extend(state.w_log.iter().take(state.noted).map(|(at, entry)| (*at, parts_of(entry))));
-        let mut claims = Vec::new();
-        let mut context = state.read_context;
-        let mut passed = state.read;
-        while claims.len() < count {
+        known.extend(state.w_log.iter().take(noted).map(|(at, entry)| (*at, self.notes_of(entry))));
+        let (mut row, mut claims) = (state.rows[W], Vec::new());
+        let (mut context, mut passed, mut changes) = (state.read_context, state.read, 0);
+        while changes < count {
             match state.l_log[passed] {
                 InL::Marker(at) => context = at,
-                InL::Application { before, after } if self.mode == Mode::ByValue => {
-                    let row = state.rows[W];
-                    self.found.conflicts += usize::from(row != before && row != after);
-                    if row == before {
-                        state.rows[W] = after;
-                    }
-                    claims.push(self.table.claim(before, after, context, passed));
-                }
                 InL::Application { before, after } => {
-                    claims.push(self.table.claim(before, after, context, passed));
+                    self.found.conflicts += usize::from(self.mode == Mode::ByValue && row != before && row != after);
+                    if self.mode == Mode::ByValue && row == before {
+                        row = after;
+                    }
+                    claims.extend(self.shape.claims(L, [before, after], context, passed));
+                    changes += 1;
                 }
             }
             passed += 1;
         }
-        state.l_log.drain(..passed);
-        (state.context, state.read, state.read_context) = (context, 0, context);
         if self.mode == Mode::ByValue {
-            return state;
+            return (Vec::new(), Decided { outcome: Err(row), passed, context });
         }
-        let always = self.mode == Mode::BothAlways;
-        let outcome = self.decide(always, &Locked { row: state.rows[W], changes: &known }, claims);
+        let (shape, by_table) = (&self.shape, self.mode == Mode::ByTable);
+        let locked = Locked { shape, side: W, row: state.rows[W], changes: &known, asserted, by_table };
+        let outcome = decided(self.mode, &mut self.found, self.mode == Mode::BothAlways, &locked, claims);
         self.found.reassertions += outcome.reassertions.len();
         let waits = !matches!(self.mode, Mode::WithoutReassertion | Mode::WithoutWaiting);
-        if !outcome.reassertions.is_empty() && waits {
-            // Like the host: nothing of this is written, the row is touched in a transaction of its own, and the same
-            // claims are decided again after it, perhaps by the next life.
-            let mut touched = untouched;
-            let row = touched.rows[W];
-            touched.w_log.push((touched.next_position(), InW::Reassertion { row, parts: ALL }));
-            return touched;
+        let again = if waits { outcome.reassertions.clone() } else { Vec::new() };
+        (again, Decided { outcome: Ok(outcome), passed, context })
+    }
+
+    fn notes_of(&self, entry: &InW<S::Row>) -> Notes {
+        match entry {
+            InW::Application { before, after } => self.shape.notes([*before, *after]),
+            InW::Reassertion { table, parts, .. } => self.shape.touch_notes(*table, *parts),
         }
-        write(&mut state.rows[W], &outcome.operations);
-        self.found.conflicts += outcome.conflicts.len();
-        self.found.agreements += usize::try_from(outcome.agreements).unwrap();
-        state
     }
 }
 
-fn parts_of(entry: &InW) -> u64 {
-    match entry {
-        InW::Application { before, after } => mask(*before, *after),
-        InW::Reassertion { parts, .. } => *parts,
+/// What comes of the next changes of L.
+struct Decided<R> {
+    /// By value: what W holds then.
+    outcome: Result<Outcome, R>,
+    passed: usize,
+    context: u8,
+}
+
+/// Decides, and looks at what was said.
+fn decided<S: Shape>(
+    mode: Mode,
+    found: &mut Found,
+    wins: bool,
+    locked: &Locked<'_, S>,
+    mut claims: Vec<Claim>,
+) -> Outcome {
+    if mode == Mode::WithoutAbsence {
+        claims.retain(|claim| !matches!(claim.operation.effect, Effect::Absent { .. }));
+    }
+    let count = claims.iter().filter(|claim| asks(claim)).count();
+    let outcome = locked.shape.decide(locked.side, wins, locked, claims);
+    if outcome.verdict.is_some() {
+        // What is asserted again first may explain it.
+        let stops = outcome.reassertions.is_empty();
+        assert!(mode != Mode::Causal || !stops, "{:?}: the model has no second writer", outcome.verdict);
+        found.stopped += usize::from(stops);
+        return outcome;
+    }
+    if !wins {
+        let agreements = usize::try_from(outcome.agreements).unwrap();
+        let said = outcome.operations.len() + outcome.conflicts.len() + agreements;
+        assert!(said >= count, "L3: of {count} claims only {said} were written, recorded or agreed to");
+    }
+    outcome
+}
+
+/// Whether a claim asks for anything to be written.
+fn asks(claim: &Claim) -> bool {
+    match &claim.operation.effect {
+        Effect::Absent { .. } => false,
+        Effect::Patch { columns, .. } => !columns.is_empty(),
+        _ => true,
     }
 }
 
-fn application(mut state: State, side: usize, after: Row) -> State {
+fn application<R: Copy>(mut state: State<R>, side: usize, after: R) -> State<R> {
     let before = std::mem::replace(&mut state.rows[side], after);
     state.steps[side] -= 1;
     if side == W {
@@ -296,11 +411,11 @@ fn application(mut state: State, side: usize, after: Row) -> State {
 }
 
 /// Both links lose what they held in memory and go on from their checkpoints.
-fn killed(state: State) -> State {
+fn killed<R>(state: State<R>) -> State<R> {
     State { noted: 0, read: 0, read_context: state.context, ..state }
 }
 
-impl State {
+impl<R> State<R> {
     fn positions(&self) -> BTreeSet<u8> {
         let mut positions = BTreeSet::from([self.context, self.read_context]);
         positions.extend(self.w_log.iter().map(|(at, _)| *at));
@@ -317,7 +432,7 @@ impl State {
     }
 
     /// `recent` loses what L->W has durably passed, at once: that is the hardest case. Then positions get new numbers.
-    fn renumbered(mut self) -> State {
+    fn renumbered(mut self) -> State<R> {
         let context = self.context;
         self.recent.retain(|(at, _)| *at > context);
         let numbers: BTreeMap<u8, u8> = self.positions().into_iter().zip(0..).collect();

@@ -1,8 +1,9 @@
 //! What deciding does with single rows: their keys, some of their columns, claims made out of claims.
 
-use super::{Claim, Reassertion, Verdict};
+use super::{Claim, Facts, Judge, Reassertion, Verdict};
 use crate::change::Datum;
-use crate::delta::{Effect, Key, Operation};
+use crate::delta::{ANY_OWNER, Effect, Key, Operation};
+use crate::plan::parts::{ALL, EXISTENCE};
 use crate::plan::{Columns, Target};
 
 /// One reassertion a row, in the order of the first.
@@ -31,14 +32,6 @@ pub(super) fn select(columns: &Columns, values: &[Datum], wanted: impl Fn(&u16) 
     (columns.into(), values.into())
 }
 
-/// The key of a claim that inserts.
-pub(super) fn insert_key(target: &Target, claim: &Claim) -> Key {
-    match &claim.operation.effect {
-        Effect::Insert { columns, values } => key_of(target, columns, values),
-        _ => Key::default(),
-    }
-}
-
 /// A claim that asks for something else.
 pub(super) fn part_of(claim: &Claim, effect: Effect) -> Claim {
     Claim { operation: Operation { effect, ..claim.operation.clone() }, ..claim.clone() }
@@ -47,4 +40,67 @@ pub(super) fn part_of(claim: &Claim, effect: Effect) -> Claim {
 /// Nothing explains the row.
 pub(super) fn unexpected(claim: &Claim, key: Key) -> Box<Verdict> {
     Box::new(Verdict::Unexpected { target: claim.operation.target, key, at: claim.at })
+}
+
+impl<F: Facts> Judge<'_, F> {
+    /// Counter-example 35: what a claim on a parked row comes to, which is the whole of it. Only its owner knows that.
+    pub(super) fn anew(&self, claim: &Claim, key: &Key) -> Option<(Claim, Key)> {
+        let target = claim.operation.target;
+        if claim.operation.owner_before == ANY_OWNER || !self.facts.parked(target, key) {
+            return None;
+        }
+        let (columns, values) = claim.whole.clone()?;
+        let key = key_of(&self.rules.targets[target], &columns, &values);
+        let insert = part_of(claim, Effect::Insert { columns, values });
+        Some((Claim { whole: None, ..insert }, key))
+    }
+
+    /// A patch that writes something.
+    pub(super) fn patch(&mut self, claim: &Claim, key: Key, columns: Columns, values: Box<[Datum]>) {
+        if !columns.is_empty() {
+            self.apply(claim, Effect::Patch { key, columns, values });
+        }
+    }
+
+    /// Makes the row be there with these values.
+    pub(super) fn write_row(&mut self, claim: &Claim, key: Key, columns: &Columns, values: &[Datum]) {
+        let target = claim.operation.target;
+        if self.exists(target, &key) {
+            let (columns, values) = self.without_details(target, self.without_key(target, columns, values));
+            self.patch(claim, key, columns, values);
+        } else {
+            self.apply(claim, Effect::Insert { columns: columns.clone(), values: values.into() });
+        }
+    }
+
+    /// The columns of a patch, and all others of the row that belong to a part which the application changed: the
+    /// loser's change of such a column loses, so it has to be overwritten.
+    pub(super) fn with_parts(
+        &self,
+        claim: &Claim,
+        (columns, values): (&Columns, &[Datum]),
+        (all, whole): &(Columns, Box<[Datum]>),
+    ) -> (Columns, Box<[Datum]>) {
+        let target = claim.operation.target;
+        let parts = &self.rules.parts[target];
+        let key = &self.rules.targets[target].key;
+        let wanted = if claim.changed == ALL { ALL } else { claim.changed & !EXISTENCE };
+        let added = |column: &u16| {
+            !columns.contains(column) && !key.contains(column) && parts[usize::from(*column)] & wanted != 0
+        };
+        let (more, more_values) = select(all, whole, added);
+        if more.is_empty() {
+            return (columns.clone(), values.into());
+        }
+        let own = columns.iter().copied().zip(values.iter().cloned());
+        let mut pairs: Vec<(u16, Datum)> = own.chain(more.iter().copied().zip(more_values)).collect();
+        pairs.sort_by_key(|(column, _)| *column);
+        let (columns, values): (Vec<u16>, Vec<Datum>) = pairs.into_iter().unzip();
+        (columns.into(), values.into())
+    }
+
+    pub(super) fn without_key(&self, target: usize, columns: &Columns, values: &[Datum]) -> (Columns, Box<[Datum]>) {
+        let key = &self.rules.targets[target].key;
+        select(columns, values, |column| !key.contains(column))
+    }
 }
