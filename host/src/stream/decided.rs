@@ -45,14 +45,20 @@ pub(super) struct Claims {
     pub(super) recent: Option<Recent>,
 }
 
-/// Decides the batches of one link.
-pub struct Deciding {
+/// By what it is decided; another revision brings its own.
+pub struct Ruled {
     /// How the link stands, by target.
     pub standings: Vec<Standing>,
     /// The parts of columns.
     pub parts: LinkParts,
     /// By source: the names of the columns by which the other link finds its rows.
     pub source_keys: Vec<Option<Vec<String>>>,
+}
+
+/// Decides the batches of one link.
+pub struct Deciding {
+    /// By what.
+    pub ruled: Ruled,
     /// The side that this link writes.
     pub target_name: &'static str,
     /// What the other link has seen of the target.
@@ -121,7 +127,8 @@ impl Deciding {
         let decided = loop {
             let there = self.lock(writer, plan, &batch).await?;
             let known = Known { plan, there, theirs: &self.theirs, settled: &self.settled };
-            let rules = Rules { targets: &plan.targets, standings: &self.standings, parts: self.parts.targets() };
+            let rules =
+                Rules { targets: &plan.targets, standings: &self.ruled.standings, parts: self.ruled.parts.targets() };
             let decided = decide::decide(rules, &known, batch.claims.clone());
             if let Some(verdict) = decided.verdict {
                 writer.abandon().await?;
@@ -188,7 +195,7 @@ impl Deciding {
         batch: &Claims,
     ) -> Outcome<HashMap<(usize, Key), bool>> {
         let keys = keys(plan, &batch.claims);
-        let asks = keys.iter().any(|(target, _)| self.standings[*target] != Standing::Wins);
+        let asks = keys.iter().any(|(target, _)| self.ruled.standings[*target] != Standing::Wins);
         loop {
             if let Some(first) = batch.first {
                 writer.open(first).await?;
@@ -250,7 +257,7 @@ impl Deciding {
     /// The source row of a change, as the other link knows it.
     pub(super) fn source_of(&self, plan: &Plan, from: Option<&(usize, Key)>) -> Option<LostFrom> {
         let (source, key) = from?;
-        let names = self.source_keys.get(*source)?.as_ref()?;
+        let names = self.ruled.source_keys.get(*source)?.as_ref()?;
         let table = &plan.sources[*source].name;
         let text = |datum: &Datum| match datum {
             Datum::Text(text) => String::from_utf8_lossy(text).into_owned(),
