@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::change::{Relation, RelationColumn};
 use crate::names::TableName;
 
 /// Everything the host needs to know of one database, read in one snapshot.
@@ -190,6 +191,39 @@ impl Table {
             identity_key: self.identity_key.clone(),
             uniques: self.uniques.clone(),
         }
+    }
+
+    /// The shape that its rows have where the stream describes them as `relation`; columns that are no longer there are
+    /// taken from `earlier`. `None`: the table has changed again since, and nobody knows what it looked like.
+    pub fn shape_at(&self, relation: &Relation, earlier: &Shape) -> Option<Shape> {
+        let is = |described: &RelationColumn, column: &Column| {
+            (&column.name, column.type_oid, column.type_modifier)
+                == (&described.name, described.type_oid, described.type_modifier)
+        };
+        let mut columns: Vec<Column> = Vec::with_capacity(relation.columns.len());
+        for described in &relation.columns {
+            let mut candidates = self.columns.iter().chain(&earlier.columns);
+            columns.push(candidates.find(|column| is(described, column))?.clone());
+        }
+        // The stream sends no generated columns, and nobody reads them.
+        let position = |column: &usize| {
+            let name = &self.columns[*column].name;
+            columns.iter().position(|column| column.name == *name)
+        };
+        let positions = |of: &[usize]| of.iter().map(position).collect::<Option<Vec<usize>>>();
+        let uniques = self.uniques.iter().filter_map(|unique| {
+            Some(Unique {
+                columns: positions(&unique.columns)?,
+                touches: positions(&unique.touches)?,
+                ..unique.clone()
+            })
+        });
+        Some(Shape {
+            primary_key: positions(&self.primary_key)?,
+            identity_key: positions(&self.identity_key)?,
+            uniques: uniques.collect(),
+            columns,
+        })
     }
 
     /// Gives the table an earlier shape back. Its replica identity stays the one of today, which may be wider.

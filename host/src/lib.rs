@@ -34,8 +34,10 @@ pub mod sequences;
 pub mod status;
 pub mod stream;
 pub mod supervisor;
+pub mod swap;
 pub mod verify;
 
+pub mod admin;
 pub mod cli;
 pub mod demo;
 pub mod show;

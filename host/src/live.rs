@@ -110,4 +110,8 @@ pub struct Live {
     pub decided: Decided,
     /// The position that was to be reached is reached.
     pub caught_up: bool,
+    /// What the link waits for: columns of a source table that no loaded revision accepts (L12).
+    pub awaits: Option<String>,
+    /// The artifact that computes the rows, as messages name it.
+    pub artifact: Option<String>,
 }

@@ -153,6 +153,16 @@ impl Problem {
         self.0.table.as_ref()
     }
 
+    /// The column, if one is known.
+    pub fn at_column(&self) -> Option<&str> {
+        self.0.column.as_deref()
+    }
+
+    /// The artifact, if one is to blame.
+    pub fn at_artifact(&self) -> Option<&str> {
+        self.0.artifact.as_deref()
+    }
+
     /// The next step, if one was given.
     pub fn next_step(&self) -> Option<&str> {
         self.0.remedy.as_deref()

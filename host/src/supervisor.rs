@@ -19,6 +19,7 @@ use crate::problem::{Action, Blame, Problem};
 use crate::sequences;
 use crate::stream::End;
 use crate::stream::seen::Seen;
+use crate::swap::{Door, Probation, Swaps};
 use crate::transform::Artifact;
 
 /// From the order to stop to the end: what is not written by then is written after the next start.
@@ -88,24 +89,24 @@ pub async fn run(
     until: Until,
     stop: watch::Receiver<bool>,
     shown: Shown,
+    door: Door,
 ) -> Result<Vec<Summary>, Problems> {
     let artifact = load_artifact(settings).await.map_err(|problem| vec![problem])?;
     let (origin, host) = (settings.origin(), host_name());
     let seen = [Arc::<Seen>::default(), Arc::<Seen>::default()];
-    let context = |link: Link, seen: Arc<Seen>, theirs: Arc<Seen>| Context {
+    let lives = [shown.origin.subscribe(), shown.other.subscribe()];
+    let mut swaps = Swaps::start(settings, artifact, until == Until::Told, lives, door);
+    let (running, probation) = (swaps.running.clone(), swaps.probation.clone());
+    let mut context = |link: Link, seen: Arc<Seen>, theirs: Arc<Seen>| Context {
         settings: settings.seen_from(link),
-        artifact: artifact.clone(),
+        running: running.clone(),
+        desk: swaps.desk(),
         host: host.clone(),
-        pair: settings.two_way().then(|| Pair {
-            applies: settings.applies(link),
-            other_applies: settings.applies(link.other()),
-            seen,
-            theirs,
-        }),
+        pair: settings.two_way().then(|| pair(settings, link, seen, theirs)),
     };
     let first = context(origin, seen[0].clone(), seen[1].clone());
     if !settings.two_way() {
-        return one_link(first, until, stop, shown.origin).await.map(|summary| vec![summary]);
+        return one_link(first, until, stop, shown.origin, &probation).await.map(|summary| vec![summary]);
     }
     let second = context(origin.other(), seen[1].clone(), seen[0].clone());
     if !patiently(&second, stop.clone(), &shown.other).await? {
@@ -116,8 +117,12 @@ pub async fn run(
     }
     let (tell, told_both) = watch::channel(false);
     let lives = [shown.origin.subscribe(), shown.other.subscribe()];
-    let mut first = tokio::spawn(one_link(first, until, told_both.clone(), shown.origin));
-    let mut second = tokio::spawn(one_link(second, until, told_both, shown.other));
+    let run = |context, told, live| {
+        let probation = probation.clone();
+        tokio::spawn(async move { one_link(context, until, told, live, &probation).await })
+    };
+    let mut first = run(first, told_both.clone(), shown.origin);
+    let mut second = run(second, told_both, shown.other);
     let mut answers = [None, None];
     let mut exhausted = None;
     tokio::select! {
@@ -137,6 +142,10 @@ pub async fn run(
     }
     let lost = |_| Err(vec![Problem::retry(Blame::Host, "TASK_LOST", "a link ended without an answer")]);
     joined(one.unwrap_or_else(lost), two.unwrap_or_else(lost))
+}
+
+fn pair(settings: &Settings, link: Link, seen: Arc<Seen>, theirs: Arc<Seen>) -> Pair {
+    Pair { applies: settings.applies(link), other_applies: settings.applies(link.other()), seen, theirs }
 }
 
 fn joined(one: Result<Summary, Problems>, two: Result<Summary, Problems>) -> Result<Vec<Summary>, Problems> {
@@ -216,6 +225,7 @@ async fn one_link(
     until: Until,
     stop: watch::Receiver<bool>,
     live: watch::Sender<Live>,
+    probation: &Probation,
 ) -> Result<Summary, Problems> {
     let settings = &context.settings;
     let mut orders = Orders { until_caught_up: until == Until::CaughtUp, strict_until: None };
@@ -223,7 +233,8 @@ async fn one_link(
     let mut failures = 0;
     loop {
         let began = tokio::time::Instant::now();
-        let problems = match one_life(&context, orders, stop.clone(), &live).await {
+        let renewed = probation.renewed();
+        let problems = match one_life(&context, orders, stop.clone(), &live, renewed).await {
             Ok(_) => return Ok(summary(settings.link, &live)),
             Err(problems) => problems,
         };
@@ -247,6 +258,7 @@ async fn one_link(
                     live.fault = Some(problem.to_string());
                 });
             }
+            _ if probation.takes_back(settings, &live, &problems).await => {}
             _ => {
                 record(settings, &problems).await;
                 return Err(problems);
@@ -272,6 +284,7 @@ async fn one_life(
     orders: Orders,
     stop: watch::Receiver<bool>,
     live: &watch::Sender<Live>,
+    renewed: watch::Receiver<u64>,
 ) -> Result<End, Problems> {
     let drained = async {
         told(stop.clone()).await;
@@ -280,11 +293,24 @@ async fn one_life(
     };
     tokio::select! {
         ended = link::run(context, orders, stop.clone(), live) => ended,
+        // Neither link applies another transaction of a revision that the host no longer runs (L11).
+        () = outdated(renewed, live) => Err(vec![Problem::retry(Blame::Host, "REVISION", "another revision runs now")]),
         () = drained => {
             tracing::warn!("the target did not take the rest in time; it is written after the next start");
             Ok(End::Stopped)
         }
     }
+}
+
+/// Another revision runs, and the life has to begin anew. A link that stands at other columns applies nothing meanwhile
+/// and is exchanged where it stands.
+async fn outdated(mut renewed: watch::Receiver<u64>, live: &watch::Sender<Live>) {
+    while renewed.changed().await.is_ok() {
+        if live.borrow().awaits.is_none() {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 async fn told(mut stop: watch::Receiver<bool>) {

@@ -600,7 +600,14 @@ async fn shapes_problems_and_phases_are_kept() {
     checkpoint::save_shape(client, shop, link, &table, &serde_json::json!([])).await.unwrap();
     checkpoint::save_shape(client, shop, link, &table, &columns).await.unwrap();
     assert_eq!(checkpoint::load_shapes(client, shop, link).await.unwrap(), [(table, columns)]);
-    checkpoint::record_artifact(client, shop, link, "sha256:aa", Lsn(5)).await.unwrap();
+    let outcome = checkpoint::Became::TookOver;
+    let entry = checkpoint::Entry { artifact: "sha256:aa".into(), step: "1 -> 2".into(), outcome, reason: "".into() };
+    checkpoint::record_revision(client, shop, link, Lsn(5), &entry).await.unwrap();
+    // That a revision was refused later does not unsay that it has written.
+    let refused = checkpoint::Entry { outcome: checkpoint::Became::Refused, ..entry };
+    checkpoint::record_revision(client, shop, link, Lsn(5), &refused).await.unwrap();
+    let kept = client.query("SELECT outcome FROM falkirk.history WHERE from_position = '0/5'", &[]).await.unwrap();
+    assert_eq!((kept.len(), kept[0].get::<_, &str>(0)), (1, "took over"));
     let problem = falkirk::problem::Problem::stop(falkirk::problem::Blame::Host, "GAP", "a gap");
     checkpoint::record_problem(client, shop, link, &problem).await.unwrap();
     assert_eq!(checkpoint::last_problem(client, shop, link).await.unwrap().unwrap().1, "GAP");

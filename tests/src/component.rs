@@ -48,6 +48,24 @@ pub fn rules_component() -> &'static Path {
     BUILT.get_or_init(|| build("guests-rules"))
 }
 
+/// A revision of `tests/guests-swap`: four digits with which it signs, `ok` or how it misbehaves, and its manifest if it
+/// is to have another one.
+pub fn swap_component(stage: &Stage, number: u32, manner: &str, manifest: Option<&str>) -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let mut bytes = std::fs::read(BUILT.get_or_init(|| build("guests-swap"))).expect("the component is there");
+    let mut put = |old: &str, new: &str| {
+        let start = bytes.windows(old.len()).position(|window| window == old.as_bytes()).expect("it is in it");
+        let text = format!("{new:<width$}", width = old.len());
+        assert_eq!(text.len(), old.len(), "there is no room for this");
+        bytes[start..start + text.len()].copy_from_slice(text.as_bytes());
+    };
+    put("revision 0000 ok", &format!("revision {number:04} {manner}"));
+    if let Some(manifest) = manifest {
+        put(include_str!("../guests-swap/src/rules.json").trim_end(), manifest);
+    }
+    stage.file(&format!("revision_{number}_{manner}.wasm"), bytes)
+}
+
 /// The example shop's two schemas, blue's first.
 pub fn shop_schemas() -> [String; 2] {
     schemas(["../examples/shop/v1.sql", "../examples/shop/v2.sql"])

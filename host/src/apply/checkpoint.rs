@@ -276,12 +276,54 @@ pub async fn load_shapes(client: &Client, migration: &str, link: Link) -> Outcom
         .collect()
 }
 
-/// Notes which artifact writes from a position on (L11). The first note of a position stays.
-pub async fn record_artifact(client: &Client, migration: &str, link: Link, artifact: &str, from: Lsn) -> Outcome<()> {
-    let insert = "INSERT INTO falkirk.history (migration, link, artifact, from_position) VALUES ($1, $2, $3, $4) \
-        ON CONFLICT DO NOTHING";
+/// What the history says of a revision at a position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The artifact, as text.
+    pub artifact: String,
+    /// The version step, `1 -> 2`; empty without an artifact.
+    pub step: String,
+    /// What became of it.
+    pub outcome: Became,
+    /// Why: the code of a problem; empty if there was none.
+    pub reason: String,
+}
+
+/// What became of a revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Became {
+    /// The link started with it.
+    Started,
+    /// It took over in a running link.
+    TookOver,
+    /// It did not fit, and never wrote.
+    Refused,
+    /// It took over, stopped the link at once, and the one before it was taken back.
+    TakenBack,
+}
+
+impl Became {
+    fn name(self) -> &'static str {
+        match self {
+            Became::Started => "started",
+            Became::TookOver => "took over",
+            Became::Refused => "refused",
+            Became::TakenBack => "taken back",
+        }
+    }
+}
+
+/// Notes what became of a revision at a position (L11). Whoever writes from there on is the newest of the notes that are
+/// not of a refusal.
+pub async fn record_revision(client: &Client, migration: &str, link: Link, from: Lsn, entry: &Entry) -> Outcome<()> {
+    // Who has written is not unsaid by what came later at the same position.
+    let insert = "INSERT INTO falkirk.history (migration, link, artifact, from_position, step, outcome, reason) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (migration, link, from_position, artifact) DO UPDATE \
+        SET at = now(), outcome = excluded.outcome, reason = excluded.reason WHERE excluded.outcome <> 'refused'";
+    let Entry { artifact, step, outcome, reason } = entry;
+    let position = PgLsn::from(from.0);
     client
-        .execute(insert, &[&migration, &link.name(), &artifact, &PgLsn::from(from.0)])
+        .execute(insert, &[&migration, &link.name(), artifact, &position, step, &outcome.name(), reason])
         .await
         .map_err(|error| fault::refused(&error))?;
     Ok(())

@@ -15,6 +15,7 @@ const STEPS: &[(usize, &str)] = &[
     (3, include_str!("schema_3.sql")),
     (4, include_str!("schema_4.sql")),
     (5, include_str!("schema_5.sql")),
+    (6, include_str!("schema_6.sql")),
 ];
 
 /// Serializes hosts that start at the same time; any fixed number that nobody else uses.

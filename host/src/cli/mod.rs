@@ -10,6 +10,7 @@ mod conflicts;
 mod demo;
 mod run;
 mod status;
+mod swap;
 mod table;
 mod verify;
 
@@ -58,6 +59,8 @@ enum Command {
     Conflicts(conflicts::Conflicts),
     /// Watch the whole story on two private servers that are removed afterwards.
     Demo(demo::Demo),
+    /// Put another revision of the transform into the running host.
+    Swap(swap::Swap),
     /// Build a Rust transform into a component.
     Build(build::Build),
 }
@@ -114,6 +117,7 @@ pub async fn main() -> ExitCode {
         Command::Verify(command) => command.run().await,
         Command::Conflicts(command) => command.run().await,
         Command::Demo(command) => command.run().await,
+        Command::Swap(command) => command.run().await,
         Command::Build(command) => command.run(),
     }
 }

@@ -3,6 +3,7 @@
 //! TOML, unknown keys refused with the nearest known one named, every setting with its unit in its name. A secret is
 //! read from the environment or from a file and is never printed.
 
+mod admin;
 mod written;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use crate::pg::address::Address;
 use crate::problem::{Blame, Outcome, Problem};
 use crate::transform::Limits;
 
+pub use admin::{Admin, Token};
 pub use written::{Direction, Policy};
 
 /// The largest configuration file that is read, in bytes.
@@ -58,6 +60,16 @@ pub struct Settings {
     pub trial_share: f64,
     /// Source log held back by the slot, in bytes, from which on a warning is given.
     pub retained_wal_warn_bytes: u64,
+    /// The artifact's file is watched: another one in its place is swapped in.
+    pub watch: bool,
+    /// No artifact is taken without a pin.
+    pub strict: bool,
+    /// A revision that stops the link within its first so many changes is taken back; 0: none is.
+    pub take_back_changes: u64,
+    /// A column that was added to a source table and that no rule uses keeps the link from nothing.
+    pub ignores_added_columns: bool,
+    /// Where a running host listens for its operator, if anywhere.
+    pub admin: Option<Admin>,
     /// What is legal and yet unwise.
     pub warnings: Vec<String>,
 }
@@ -308,6 +320,16 @@ schema_version = "2"
         assert_eq!((settings.source_name(), settings.target_name()), ("green", "blue"));
         assert_eq!(settings.slot(), "falkirk_shop_backward");
         assert_eq!(settings.seen_from(Link::Forward).slot(), "falkirk_shop_forward");
+    }
+
+    #[test]
+    fn strict_takes_no_artifact_without_a_pin_and_a_pinned_one_cannot_be_watched() {
+        let migration = |more: &str| GOOD.replace("name = \"shop\"", &format!("name = \"shop\"\n{more}"));
+        let pin = format!("@sha256:{}", "0".repeat(64));
+        assert!(settle(&migration("strict = true")).is_ok_and(|settings| settings.strict));
+        refused(&migration("strict = true").replace(&pin, ""), "UNPINNED", "shop_1_2.wasm");
+        refused(&migration("watch = true"), "CONFIG_INVALID", "falkirk swap FILE@sha256");
+        assert!(settle(&migration("watch = true").replace(&pin, "")).is_ok_and(|settings| settings.watch));
     }
 
     #[test]

@@ -71,6 +71,7 @@ pub(super) struct Written {
     rollback: RollbackTrial,
     #[serde(default)]
     warn: Warn,
+    admin: Option<super::admin::WrittenAdmin>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -84,6 +85,12 @@ struct Migration {
     #[serde(default = "watch")]
     rollback: Rollback,
     conflict: Option<Policy>,
+    #[serde(default)]
+    watch: bool,
+    #[serde(default)]
+    strict: bool,
+    #[serde(default)]
+    take_back_changes: u64,
 }
 
 fn watch() -> Rollback {
@@ -115,6 +122,18 @@ struct Tables {
     exclude: Vec<TableName>,
     allow_triggers: Vec<TableName>,
     conflict: BTreeMap<TableName, Policy>,
+    added_columns: Added,
+}
+
+/// What becomes of a column that was added to a source table and that no rule uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Added {
+    /// The link waits for somebody to decide.
+    #[default]
+    Stop,
+    /// It goes on without the column.
+    Ignore,
 }
 
 #[derive(Debug, Deserialize)]
@@ -200,6 +219,9 @@ const KEYS: &[&str] = &[
     "on_error",
     "rollback",
     "conflict",
+    "watch",
+    "strict",
+    "take_back_changes",
     "blue",
     "green",
     "url",
@@ -209,6 +231,7 @@ const KEYS: &[&str] = &[
     "include",
     "exclude",
     "allow_triggers",
+    "added_columns",
     "limits",
     "memory_mib",
     "batch_time_ms",
@@ -224,9 +247,13 @@ const KEYS: &[&str] = &[
     "trial_share",
     "warn",
     "retained_wal_mib",
+    "admin",
+    "listen",
+    "token",
+    "token_file",
 ];
 
-fn invalid(what: impl std::fmt::Display) -> Problem {
+pub(super) fn invalid(what: impl std::fmt::Display) -> Problem {
     Problem::refuse(Blame::Config, "CONFIG_INVALID", what)
 }
 
@@ -268,8 +295,11 @@ impl Written {
         let links = if self.migration.direction == Direction::Both { 2 } else { 1 };
         let limits = self.limits.settle(links)?;
         let copy_workers = range("copy.workers", self.copy.workers, 1, 32)? as usize;
+        let transforms: Vec<TransformFile> =
+            self.migration.transforms.iter().map(|text| transform(text, base)).collect::<Outcome<_>>()?;
+        pins(&transforms, self.migration.strict, self.migration.watch)?;
         Ok(Settings {
-            transforms: self.migration.transforms.iter().map(|text| transform(text, base)).collect::<Outcome<_>>()?,
+            transforms,
             blue: self.blue.settle("blue", base, variable, &mut warnings)?,
             green: self.green.settle("green", base, variable, &mut warnings)?,
             name,
@@ -279,6 +309,11 @@ impl Written {
                 Direction::Backward => Link::Backward,
             },
             rollback: self.migration.rollback == Rollback::Watch,
+            watch: self.migration.watch,
+            strict: self.migration.strict,
+            take_back_changes: range("migration.take_back_changes", self.migration.take_back_changes, 0, 1 << 40)?,
+            ignores_added_columns: self.tables.added_columns == Added::Ignore,
+            admin: self.admin.map(|admin| admin.settle(base, variable)).transpose()?,
             conflict: self.migration.conflict,
             conflict_of: self.tables.conflict,
             include: self.tables.include,
@@ -374,6 +409,26 @@ fn within_container(wanted_mib: u64, limit_mib: Option<u64>) -> Outcome<()> {
     }
 }
 
+/// `strict` takes no artifact on trust, and a file that is watched has to be allowed to change.
+fn pins(transforms: &[TransformFile], strict: bool, watch: bool) -> Outcome<()> {
+    if let Some(file) = transforms.iter().find(|file| strict && file.pin.is_none()) {
+        let what = format!("strict = true, and {} has no pin", file.path.display());
+        return Err(Problem::refuse(Blame::Config, "UNPINNED", what)
+            .remedy("name it with its digest: \"shop_1_2.wasm@sha256:...\" (sha256sum prints it)"));
+    }
+    if watch && transforms.len() > 1 {
+        return Err(invalid(
+            "watch = true, and several transforms make one revision, which is not exchanged by one file",
+        )
+        .remedy("leave watch out; a revision of one of several transforms takes a start of the host"));
+    }
+    match transforms.iter().any(|file| watch && file.pin.is_some()) {
+        true => Err(invalid("watch = true, and a pinned artifact can never be replaced by another file")
+            .remedy("leave watch out and bring each revision by `falkirk swap FILE@sha256:...`, or leave the pin out")),
+        false => Ok(()),
+    }
+}
+
 fn transform(text: &str, base: &Path) -> Outcome<TransformFile> {
     let (path, pin) = match text.split_once("@sha256:") {
         None => (text, None),
@@ -405,7 +460,7 @@ impl Database {
                     url
                 }
             },
-            (None, Some(file)) => read_secret(side, &base.join(file))?,
+            (None, Some(file)) => read_secret(&format!("[{side}] url_file"), &base.join(file))?,
             _ => return Err(invalid(format!("[{side}] needs either url or url_file"))),
         };
         let address = Address::parse(url.trim())?;
@@ -417,8 +472,8 @@ impl Database {
     }
 }
 
-fn read_secret(side: &str, file: &Path) -> Outcome<String> {
+pub(super) fn read_secret(setting: &str, file: &Path) -> Outcome<String> {
     std::fs::read_to_string(file)
         .map(|text| text.trim().to_owned())
-        .map_err(|error| invalid(format!("[{side}] url_file: cannot read {}: {error}", file.display())))
+        .map_err(|error| invalid(format!("{setting}: cannot read {}: {error}", file.display())))
 }

@@ -10,6 +10,7 @@ use crate::live::Live;
 use crate::problem::{Blame, Problem};
 use crate::show;
 use crate::supervisor::{self, Shown, Summary, Until};
+use crate::swap::Door;
 
 /// Longer than this nothing in the demo takes, on the slowest machine that is of any use.
 pub(super) const PATIENCE: Duration = Duration::from_secs(300);
@@ -34,7 +35,8 @@ impl Link {
         let links = vec![(origin.name(), live.clone()), (origin.other().name(), other.clone())];
         let show = tokio::spawn(show::show(links, for_eyes));
         let shown = Shown { origin: tell, other: tell_other };
-        let task = tokio::spawn(async move { supervisor::run(&settings, Until::Told, stopped, shown).await });
+        let task =
+            tokio::spawn(async move { supervisor::run(&settings, Until::Told, stopped, shown, Door::default()).await });
         Link { stop, live, other, task: Some(task), show }
     }
 

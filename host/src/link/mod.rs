@@ -5,6 +5,7 @@
 //!   connect --> preflight --> hold the link --> [first start: publication, slot, chunks] --> copy --> stream
 //! ```
 
+pub mod exchange;
 mod gate;
 mod prepare;
 mod setup;
@@ -13,11 +14,13 @@ mod watching;
 
 pub use prepare::prepare;
 
+use exchange::{Desk, Running};
+
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::apply::checkpoint::{self, Phase};
+use crate::apply::checkpoint::{self, Became, Phase};
 use crate::apply::writer::Writer;
 use crate::apply::{LinkIdentity, chunk, readiness};
 use crate::catalog::Shape;
@@ -43,8 +46,10 @@ use crate::transform::{Artifact, Guest};
 pub struct Context {
     /// The configuration.
     pub settings: Settings,
-    /// The loaded artifact, if one is configured.
-    pub artifact: Option<Arc<Artifact>>,
+    /// The revision that all links of the host run.
+    pub running: Arc<Running>,
+    /// Where another one is asked for.
+    pub desk: Desk,
     /// Who this host is, for whoever finds the link held.
     pub host: String,
     /// With another link.
@@ -79,6 +84,8 @@ pub type Problems = Vec<Problem>;
 /// An open link: held, checked, at its checkpoint.
 struct Open<'a> {
     context: &'a Context,
+    /// The revision with which this life began.
+    artifact: Option<Arc<Artifact>>,
     target: Session,
     /// Holds the link for as long as it lives.
     _hold: Session,
@@ -107,13 +114,14 @@ pub async fn run(
     live: &watch::Sender<Live>,
 ) -> Result<End, Problems> {
     let settings = &context.settings;
-    live.send_modify(|live| live.stage = Stage::Starting);
+    live.send_modify(|live| (live.stage, live.awaits) = (Stage::Starting, None));
     let source = Session::connect_blaming(&settings.source().address, Blame::Source, "check").await.map_err(one)?;
     let target = Session::connect_blaming(&settings.target().address, Blame::Target, "apply").await.map_err(one)?;
     let known = setup::known(&target, &settings.name, settings.link).await.map_err(one)?;
+    let artifact = context.running.artifact();
     let given = Given {
         settings,
-        artifact: context.artifact.as_deref(),
+        artifact: artifact.as_deref(),
         source: &source,
         target: &target,
         started_with: known.as_deref(),
@@ -125,8 +133,9 @@ pub async fn run(
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let shape = |source: &Source| Some((source.name.clone(), catalog.tables.get(&source.name)?.shape()));
     let shapes = plan.sources.iter().filter_map(shape).collect();
-    let (hold, identity) = setup::hold(context, &source, &target).await.map_err(one)?;
-    let open = Open { context, target, _hold: hold, plan, back, shapes, identity, live };
+    let (hold, identity) = setup::hold(context, artifact.as_deref(), &source, &target).await.map_err(one)?;
+    live.send_modify(|live| live.artifact = artifact.as_ref().map(|artifact| artifact.label().to_owned()));
+    let open = Open { context, artifact, target, _hold: hold, plan, back, shapes, identity, live };
     open.go(&source, orders, stop).await.map_err(|problem| one(open.with_artifact(problem)))
 }
 
@@ -137,7 +146,7 @@ fn one(problem: Problem) -> Problems {
 impl Open<'_> {
     /// Who reads that the target refuses a row must know which artifact made the row.
     fn with_artifact(&self, problem: Problem) -> Problem {
-        let Some(artifact) = &self.context.artifact else { return problem };
+        let Some(artifact) = self.context.running.artifact() else { return problem };
         let writes = |table: &TableName| {
             let outputs = |source: &Source| {
                 source.rule.outputs.iter().any(|output| self.plan.targets[output.target].name == *table)
@@ -203,7 +212,7 @@ impl Open<'_> {
         Copy {
             settings: &self.context.settings,
             plan: self.plan.clone(),
-            artifact: self.context.artifact.clone(),
+            artifact: self.artifact.clone(),
             identity: self.identity.clone(),
             snapshot,
             target: &self.target,
@@ -271,22 +280,23 @@ impl Open<'_> {
         let checkpoint =
             checkpoint::load(client, &identity.migration, identity.link).await?.ok_or_else(setup::vanished)?;
         self.live.send_modify(|live| live.position = checkpoint.position);
-        checkpoint::record_artifact(
-            client,
-            &identity.migration,
-            identity.link,
-            &identity.artifact_text(),
-            checkpoint.position,
-        )
-        .await?;
+        let entry = exchange::entry(self.artifact.as_deref(), Became::Started, "");
+        checkpoint::record_revision(client, &identity.migration, identity.link, checkpoint.position, &entry).await?;
         let session = ReplicationSession::connect(&settings.source().address, "stream").await?;
         let slot = settings.slot();
         let stream = gate::start(source, session, &slot, checkpoint.position).await?;
-        let guest = self.context.artifact.as_ref();
+        let guest = self.artifact.as_ref();
         let guest = guest.map(|artifact| Guest::new(artifact.clone(), settings.link.into(), settings.limits));
         let mut writer = Writer::start(client, self.plan.clone(), identity.clone(), checkpoint.position).await?;
         writer.lists = self.context.pair.is_some() && self.plan.targets.iter().any(|target| target.acts);
-        tracing::info!(position = %checkpoint.position, strict = orders.strict_until.is_some(), "streaming");
+        let strict_until = orders.strict_until;
+        tracing::info!(position = %checkpoint.position, strict = strict_until.is_some(), "streaming");
+        let two_way = self.two_way(&checkpoint).await?;
+        // While the copy is not finished nothing is exchanged: its chunks are written by the revision of this life.
+        let (orders, clerk) = match filter.is_none() {
+            true => Some(self.orders(two_way.as_ref())).unzip(),
+            false => (None, None),
+        };
         let parts = Stream {
             source: stream,
             writer,
@@ -297,13 +307,19 @@ impl Open<'_> {
             context: checkpoint.context,
             until_snapshot,
             until_caught_up,
-            strict_until: orders.strict_until,
+            strict_until,
             filter,
             lingers: self.context.pair.is_some(),
-            two_way: self.two_way(&checkpoint).await?,
+            two_way,
+            orders,
         };
         let applies = self.context.pair.as_ref().is_none_or(|pair| pair.applies);
         let streaming = stream::run(parts, stop, self.live);
-        if applies { streaming.await } else { self.watched(streaming).await }
+        let streaming = async { if applies { streaming.await } else { self.watched(streaming).await } };
+        let Some(clerk) = clerk else { return streaming.await };
+        tokio::select! {
+            ended = streaming => ended,
+            problem = self.answer(clerk) => Err(problem),
+        }
     }
 }

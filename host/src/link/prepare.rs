@@ -21,9 +21,10 @@ pub async fn prepare(context: &Context) -> Result<(), Problems> {
     let source = Session::connect_blaming(&settings.source().address, Blame::Source, "prepare").await.map_err(one)?;
     let target = Session::connect_blaming(&settings.target().address, Blame::Target, "prepare").await.map_err(one)?;
     let known = setup::known(&target, &settings.name, settings.link).await.map_err(one)?;
+    let artifact = context.running.artifact();
     let given = Given {
         settings,
-        artifact: context.artifact.as_deref(),
+        artifact: artifact.as_deref(),
         source: &source,
         target: &target,
         started_with: known.as_deref(),
@@ -39,7 +40,7 @@ pub async fn prepare(context: &Context) -> Result<(), Problems> {
     let shape = |source: &Source| Some((source.name.clone(), findings.source.tables.get(&source.name)?.shape()));
     let shapes = plan.sources.iter().filter_map(shape).collect();
     let make = async {
-        let (_hold, identity) = setup::hold(context, &source, &target).await?;
+        let (_hold, identity) = setup::hold(context, artifact.as_deref(), &source, &target).await?;
         setup::publication(settings, &source, &plan).await?;
         let mut session = ReplicationSession::connect(&settings.source().address, "slot").await?;
         let snapshot = setup::slot(settings, &source, &mut session).await?;

@@ -18,6 +18,7 @@ use crate::pg::session::Session;
 use crate::plan::Plan;
 use crate::problem::{Blame, Outcome, Problem};
 use crate::source::session::{ReplicationSession, SlotSnapshot};
+use crate::transform::Artifact;
 
 use super::Context;
 
@@ -64,13 +65,18 @@ pub(super) async fn save_shapes(target: &Session, identity: &LinkIdentity, shape
 }
 
 /// Takes hold of the link: one host at a time, and a new epoch that fences off whoever held it before (pitfalls 3.4).
-pub(super) async fn hold(context: &Context, source: &Session, target: &Session) -> Outcome<(Session, LinkIdentity)> {
+pub(super) async fn hold(
+    context: &Context,
+    artifact: Option<&Artifact>,
+    source: &Session,
+    target: &Session,
+) -> Outcome<(Session, LinkIdentity)> {
     let settings = &context.settings;
     schema::ensure(target.client()).await?;
     let hold = Session::connect_blaming(&settings.target().address, Blame::Target, "hold").await?;
     lock(&hold, target, settings).await?;
     let migration_id = schema::migration_id(target.client(), &settings.name).await?;
-    let artifact = context.artifact.as_ref().map_or([0; 32], |artifact| digest_bytes(artifact.digest()));
+    let artifact = artifact.map_or([0; 32], |artifact| digest_bytes(artifact.digest()));
     let facts = facts::facts(source).await?;
     let identity = SourceIdentity {
         system_id: facts.system_id.unwrap_or_default(),
@@ -120,7 +126,8 @@ async fn lock(hold: &Session, target: &Session, settings: &Settings) -> Outcome<
     }
 }
 
-fn digest_bytes(hex: &str) -> [u8; 32] {
+/// A digest out of its hexadecimal digits.
+pub(super) fn digest_bytes(hex: &str) -> [u8; 32] {
     let mut bytes = [0; 32];
     for (at, byte) in bytes.iter_mut().enumerate() {
         *byte = hex.get(at * 2..at * 2 + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok()).unwrap_or(0);

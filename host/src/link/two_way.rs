@@ -1,6 +1,7 @@
 //! What a link's stream needs beside the other link of its migration.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::apply::checkpoint::{self, Checkpoint};
 use crate::apply::conflict;
@@ -9,7 +10,7 @@ use crate::marker::Link;
 use crate::names::TableName;
 use crate::pg::catalog;
 use crate::pg::session::Session;
-use crate::plan::parts::Parts;
+use crate::plan::parts::{LinkParts, Parts};
 use crate::plan::{Output, Plan, Source, Target};
 use crate::problem::{Blame, Outcome, Problem};
 use crate::stream::keyed::Keyed;
@@ -17,8 +18,8 @@ use crate::stream::notes::Notebook;
 use crate::stream::seen::from_bytes;
 use crate::stream::settled::Settled;
 use crate::stream::trial::{State, Trial};
-use crate::stream::{Deciding, Part, TwoWay};
-use crate::transform::Guest;
+use crate::stream::{Deciding, Part, Ruled, TwoWay};
+use crate::transform::{Artifact, Guest};
 
 use super::{Open, Pair};
 
@@ -26,36 +27,47 @@ impl Open<'_> {
     /// `None` without another link.
     pub(super) async fn two_way(&self, checkpoint: &Checkpoint) -> Outcome<Option<TwoWay>> {
         let Some(pair) = &self.context.pair else { return Ok(None) };
-        let back = self.back.as_ref().ok_or_else(no_way_back)?;
-        let parts = match self.identity.link {
-            Link::Forward => Parts::new(&self.plan, back).forward,
-            Link::Backward => Parts::new(back, &self.plan).backward,
-        };
-        let notebook = Notebook::new(&self.plan, back, parts);
-        let link = self.identity.link;
-        let part = match (pair.applies, pair.other_applies) {
-            (false, _) => Part::Watches(self.trial(link).await?),
-            // What the watched side changes meanwhile waits and is decided later: what is written over it has to be decided
-            // by the same winner now, or the two decisions would differ (L8).
-            (true, false) if self.standings(pair)?.iter().all(|standing| *standing == Standing::Wins) => Part::Applies,
-            (true, _) => Part::Decides(Box::new(self.deciding(pair, &notebook, checkpoint).await?)),
+        let parts = self.parts(&self.plan, self.back.as_deref())?;
+        let notebook = notebook(&self.plan, self.back.as_deref(), parts)?;
+        let part = match pair.applies {
+            false => Part::Watches(self.trial(self.plan.clone(), self.artifact.clone()).await?),
+            true if self.decides(pair, &self.plan, self.back.as_deref())? => {
+                Part::Decides(Box::new(self.deciding(pair, &notebook, checkpoint).await?))
+            }
+            true => Part::Applies,
         };
         Ok(Some(TwoWay { notebook, seen: pair.seen.clone(), part }))
     }
 
+    /// Whether a link that applies has to decide. One that applies alone need not while it wins everywhere: what the
+    /// watched side changes meanwhile waits and is decided later, so what is written over it has to be decided by the
+    /// same winner now, or the two decisions would differ (L8).
+    pub(super) fn decides(&self, pair: &Pair, plan: &Plan, back: Option<&Plan>) -> Outcome<bool> {
+        let wins = || Ok(self.standings(pair, plan, back)?.iter().all(|standing| *standing == Standing::Wins));
+        Ok(pair.applies && (pair.other_applies || !wins()?))
+    }
+
+    /// What the link's columns have to do with each other, seen from both plans.
+    pub(super) fn parts(&self, plan: &Plan, back: Option<&Plan>) -> Outcome<LinkParts> {
+        let back = back.ok_or_else(no_way_back)?;
+        Ok(match self.identity.link {
+            Link::Forward => Parts::new(plan, back).forward,
+            Link::Backward => Parts::new(back, plan).backward,
+        })
+    }
+
     /// What a link that watches tries out.
-    async fn trial(&self, link: Link) -> Outcome<Option<Box<Trial>>> {
-        let settings = &self.context.settings;
+    pub(super) async fn trial(&self, plan: Arc<Plan>, artifact: Option<Arc<Artifact>>) -> Outcome<Option<Box<Trial>>> {
+        let (settings, link) = (&self.context.settings, self.identity.link);
         if settings.trial_share <= 0.0 {
             return Ok(None);
         }
-        let guest = self.context.artifact.as_ref();
-        let guest = guest.map(|artifact| Guest::new(artifact.clone(), link.into(), settings.limits));
+        let guest = artifact.map(|artifact| Guest::new(artifact, link.into(), settings.limits));
         let ends = (&settings.source().address, &settings.target().address);
         Ok(Some(Box::new(Trial {
-            plan: self.plan.clone(),
+            keyed: Keyed::connect_to_read(ends, &plan, &settings.name, link).await?,
+            plan,
             guest,
-            keyed: Keyed::connect_to_read(ends, &self.plan, &settings.name, link).await?,
             catalog: catalog::read(&self.target).await?,
             address: settings.target().address.clone(),
             share: settings.trial_share,
@@ -75,15 +87,9 @@ impl Open<'_> {
         let own = conflict::resolutions(target, &settings.name, link).await?;
         let others = conflict::resolutions(source.client(), &settings.name, link.other()).await?;
         let parked = conflict::parked(target, &settings.name, link).await?;
-        let names =
-            |(source, key): (&Source, &[usize])| key.iter().map(|at| source.columns[*at].name.clone()).collect();
-        let keys = self.plan.sources.iter().enumerate();
-        let source_keys = keys.map(|(at, source)| Some(names((source, notebook.key_of(at)?)))).collect();
         let nudge = Session::connect_blaming(&settings.target().address, Blame::Target, "nudge").await?;
         Ok(Deciding {
-            standings: self.standings(pair)?,
-            parts: notebook.parts().clone(),
-            source_keys,
+            ruled: self.ruled(pair, (&self.plan, self.back.as_deref()), notebook)?,
             settled: Settled::new(link, &own, &others, parked),
             target_name: settings.target_name(),
             theirs: pair.theirs.clone(),
@@ -91,12 +97,26 @@ impl Open<'_> {
         })
     }
 
+    /// By what the changes of a link are decided, seen from both plans.
+    pub(super) fn ruled(
+        &self,
+        pair: &Pair,
+        (plan, back): (&Plan, Option<&Plan>),
+        notebook: &Notebook,
+    ) -> Outcome<Ruled> {
+        let names =
+            |(source, key): (&Source, &[usize])| key.iter().map(|at| source.columns[*at].name.clone()).collect();
+        let keys = plan.sources.iter().enumerate();
+        let source_keys = keys.map(|(at, source)| Some(names((source, notebook.key_of(at)?)))).collect();
+        Ok(Ruled { standings: self.standings(pair, plan, back)?, parts: notebook.parts().clone(), source_keys })
+    }
+
     /// How this link stands on each of its targets. Without a word on it, a link that applies alone wins: its source is the
     /// one that is written.
-    fn standings(&self, pair: &Pair) -> Outcome<Vec<Standing>> {
+    pub(super) fn standings(&self, pair: &Pair, plan: &Plan, back: Option<&Plan>) -> Outcome<Vec<Standing>> {
         let (settings, link) = (&self.context.settings, self.identity.link);
         let mut standings = Vec::new();
-        for tables in together(&self.plan, self.back.as_deref()) {
+        for tables in together(plan, back) {
             let standing = match settings.winner(tables.iter())? {
                 Some(winner) if winner == link => Standing::Wins,
                 Some(_) => Standing::Yields,
@@ -109,6 +129,10 @@ impl Open<'_> {
         }
         Ok(standings)
     }
+}
+
+pub(super) fn notebook(plan: &Plan, back: Option<&Plan>, parts: LinkParts) -> Outcome<Notebook> {
+    back.map(|back| Notebook::new(plan, back, parts)).ok_or_else(no_way_back)
 }
 
 /// For each target all tables, of either side, whose rows stand for one another with it: they have one winner.

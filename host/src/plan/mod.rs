@@ -54,6 +54,21 @@ impl Plan {
     pub fn is_keyed(&self) -> bool {
         self.sources.iter().any(|source| source.depends.is_any())
     }
+
+    /// Whether any rule does anything with a column of a source table.
+    pub fn uses(&self, source: usize, column: usize) -> bool {
+        let own = &self.sources[source];
+        let related = self.sources.iter().flat_map(|other| &other.depends.related);
+        own.rule.uses(column)
+            || own.key.contains(&column)
+            || own.depends.mapped.iter().any(|mapped| mapped.column == column)
+            || own.depends.binds.iter().any(|pair| pair.source_key == column || pair.target_key == column)
+            || own.depends.related.iter().any(|related| related.on.iter().any(|(here, _)| *here == column))
+            || related.filter(|related| related.source == source).any(|related| {
+                related.on.iter().any(|(_, there)| *there == column)
+                    || related.columns.iter().any(|(there, _)| *there == column)
+            })
+    }
 }
 
 /// A table that is read, and its rule.
@@ -167,6 +182,18 @@ pub struct Rule {
     pub asked: Vec<(usize, bool)>,
     /// The outputs, in the manifest's order.
     pub outputs: Vec<Output>,
+}
+
+impl Rule {
+    fn uses(&self, column: usize) -> bool {
+        let by = |output: &Output| {
+            output.copied.iter().any(|(from, _)| *from == column)
+                || output.groups.iter().any(|group| group.from.contains(&column))
+                || output.when.iter().flatten().any(|from| *from == column)
+                || output.needs.iter().any(|need| need.column == column)
+        };
+        self.asked.iter().any(|(asked, _)| *asked == column) || self.outputs.iter().any(by)
+    }
 }
 
 /// One target row that a source row stands for.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use crate::apply::writer::{Batch, Closing, Recent};
+use crate::decode::Message;
 use crate::delta::Set;
 use crate::delta::decide::Claim;
 use crate::live::Waiting;
@@ -18,10 +19,12 @@ use crate::problem::Action;
 
 use super::assemble::{Assembler, Collected, Ended, Placed};
 use super::decided::Claims;
+use super::exchange::{Now, Order};
 use super::lifting::{Fault, Lifting};
 use super::reader::{self, Item};
-use super::relations::Relations;
+use super::relations::{Misfit, Relations};
 use super::seen::to_bytes;
+use super::shadow::Shadow;
 use super::trial::Trial;
 use super::{End, Filter, Work, now_us};
 
@@ -54,6 +57,19 @@ pub(super) struct Batches {
     pub(super) written: Lsn,
     pub(super) written_at: Instant,
     pub(super) reader_stop: watch::Sender<bool>,
+    pub(super) durable: watch::Receiver<Lsn>,
+    /// L12: reading has halted here, at columns that the plan was not made for.
+    pub(super) misfit: Option<Misfit>,
+    /// Who is to know of it.
+    pub(super) awaits: watch::Sender<Option<Misfit>>,
+    /// Who is to know what is run.
+    pub(super) now: Option<watch::Sender<Now>>,
+    /// What was read behind it.
+    pub(super) later: Vec<Item>,
+    /// Nobody brings a revision that fits: a misfit is a problem.
+    pub(super) gives_up: bool,
+    /// A revision on trial.
+    pub(super) shadow: Option<Box<Shadow>>,
 }
 
 impl Batches {
@@ -62,8 +78,15 @@ impl Batches {
         mut parcels: mpsc::Receiver<Vec<Item>>,
         batches: mpsc::Sender<Work>,
         mut stop: watch::Receiver<bool>,
+        mut orders: mpsc::Receiver<Order>,
     ) {
         loop {
+            if self.is_stuck() {
+                if !self.await_fit(&batches, &mut parcels, &mut stop, &mut orders).await {
+                    return;
+                }
+                continue;
+            }
             // Reserving first lets a batch grow while the writer is busy, and keeps it small while it is not.
             let Ok(permit) = self.reserve(&batches, &mut parcels).await else { return };
             let more = tokio::select! {
@@ -73,6 +96,13 @@ impl Batches {
                 () = reader::told(&mut stop), if !self.told() => {
                     self.reader_stop.send_replace(true);
                     drop(permit);
+                    continue;
+                }
+                Some(order) = orders.recv(), if self.assembler.is_between() => {
+                    drop(permit);
+                    if !self.obey(order, &batches, &mut parcels).await {
+                        return;
+                    }
                     continue;
                 }
                 more = self.collect(&mut parcels) => more,
@@ -110,9 +140,7 @@ impl Batches {
         parcels: &mut mpsc::Receiver<Vec<Item>>,
     ) -> Result<mpsc::Permit<'b, Work>, mpsc::error::SendError<()>> {
         loop {
-            let ahead = self.assembler.notebook.is_some()
-                && !self.assembler.ended()
-                && self.assembler.held_bytes() < AHEAD_BYTES;
+            let ahead = self.reads_ahead();
             tokio::select! {
                 biased;
                 permit = batches.reserve() => return permit,
@@ -124,8 +152,27 @@ impl Batches {
         }
     }
 
-    fn take(&mut self, parcel: Vec<Item>) {
+    /// With another link, which may wait for what is read here.
+    pub(super) fn reads_ahead(&self) -> bool {
+        self.assembler.notebook.is_some()
+            && !self.assembler.ended()
+            && self.misfit.is_none()
+            && self.assembler.held_bytes() < AHEAD_BYTES
+    }
+
+    pub(super) fn take(&mut self, parcel: Vec<Item>) {
         for item in parcel {
+            if self.misfit.is_none()
+                && let Item::Message(Message::Relation(relation)) = &item
+                && !self.gives_up
+                && self.assembler.can_wait_at(relation.oid)
+            {
+                self.misfit = self.relations.misfit(&self.plan, relation);
+            }
+            if self.misfit.is_some() {
+                self.later.push(item);
+                continue;
+            }
             match item {
                 Item::Message(message) => self.assembler.take(message, &self.plan, &mut self.relations),
                 Item::Idle(position) => self.assembler.idle(position),
@@ -136,7 +183,7 @@ impl Batches {
     /// Takes what is waiting; waits only while there is nothing to hand on. `false`: the queue has ended.
     async fn collect(&mut self, parcels: &mut mpsc::Receiver<Vec<Item>>) -> bool {
         let mut taken = self.assembler.has_complete() || self.caught_up();
-        while !self.assembler.full() && !self.assembler.ended() {
+        while !self.assembler.full() && !self.assembler.ended() && self.misfit.is_none() {
             let parcel = match taken {
                 false => parcels.recv().await,
                 true => match parcels.try_recv() {
@@ -240,6 +287,11 @@ impl Batches {
                 Ok(kept) => retain(kept, &mut commits),
                 Err(problem) => return Work::End(Err(problem)),
             };
+        }
+        if let Some(mut shadow) = self.shadow.take()
+            && shadow.compare(&changes, &self.relations).await
+        {
+            self.shadow = Some(shadow);
         }
         let lifted = match self.lift_all(&changes).await {
             Ok(lifted) => lifted,

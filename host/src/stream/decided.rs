@@ -45,14 +45,20 @@ pub(super) struct Claims {
     pub(super) recent: Option<Recent>,
 }
 
-/// Decides the batches of one link.
-pub struct Deciding {
+/// By what it is decided; another revision brings its own.
+pub struct Ruled {
     /// How the link stands, by target.
     pub standings: Vec<Standing>,
     /// The parts of columns.
     pub parts: LinkParts,
     /// By source: the names of the columns by which the other link finds its rows.
     pub source_keys: Vec<Option<Vec<String>>>,
+}
+
+/// Decides the batches of one link.
+pub struct Deciding {
+    /// By what.
+    pub ruled: Ruled,
     /// The side that this link writes.
     pub target_name: &'static str,
     /// What the other link has seen of the target.
@@ -145,7 +151,7 @@ impl Deciding {
             let there = self.lock(writer, plan, &batch).await?;
             let known = Known {
                 plan,
-                parts: &self.parts,
+                parts: &self.ruled.parts,
                 there,
                 theirs: &self.theirs,
                 settled: &self.settled,
@@ -203,10 +209,10 @@ impl Deciding {
     fn rules<'r>(&'r self, plan: &'r Plan) -> Rules<'r> {
         Rules {
             targets: &plan.targets,
-            parts: self.parts.targets(),
-            records: self.parts.records(),
-            cleared: self.parts.cleared(),
-            standings: &self.standings,
+            parts: self.ruled.parts.targets(),
+            records: self.ruled.parts.records(),
+            cleared: self.ruled.parts.cleared(),
+            standings: &self.ruled.standings,
         }
     }
 
@@ -238,7 +244,7 @@ impl Deciding {
         batch: &Claims,
     ) -> Outcome<HashMap<(usize, Key), bool>> {
         let keys = self.keys(plan, &batch.claims);
-        let asks = keys.iter().any(|(target, _)| self.standings[*target] != Standing::Wins);
+        let asks = keys.iter().any(|(target, _)| self.ruled.standings[*target] != Standing::Wins);
         loop {
             if let Some(first) = batch.first {
                 writer.open(first).await?;
@@ -273,7 +279,7 @@ impl Deciding {
         there: &mut HashMap<(usize, Key), bool>,
     ) -> Outcome<bool> {
         let mut any = false;
-        for (target, keys) in keys.iter().filter(|(target, _)| self.parts.records()[*target].is_some()) {
+        for (target, keys) in keys.iter().filter(|(target, _)| self.ruled.parts.records()[*target].is_some()) {
             let is_absent = |key: &&Key| there.get(&(*target, (*key).clone())) == Some(&false);
             let absent: Vec<Key> = keys.iter().filter(is_absent).cloned().collect();
             if absent.is_empty() {
@@ -295,9 +301,9 @@ impl Deciding {
                 continue;
             }
             let mut add = |key: Key| {
-                let rows = match self.standings[target] {
+                let rows = match self.ruled.standings[target] {
                     Standing::Wins => vec![(target, key)],
-                    Standing::Yields | Standing::Stops => decide::kin(self.parts.records(), target, &key),
+                    Standing::Yields | Standing::Stops => decide::kin(self.ruled.parts.records(), target, &key),
                 };
                 for (target, key) in rows {
                     let (keys, known) = &mut by_target[target];
@@ -358,7 +364,7 @@ impl Deciding {
     /// The source row of a change, as the other link knows it.
     pub(super) fn source_of(&self, plan: &Plan, from: Option<&(usize, Key)>) -> Option<LostFrom> {
         let (source, key) = from?;
-        let names = self.source_keys.get(*source)?.as_ref()?;
+        let names = self.ruled.source_keys.get(*source)?.as_ref()?;
         let table = &plan.sources[*source].name;
         let text = |datum: &Datum| match datum {
             Datum::Text(text) => String::from_utf8_lossy(text).into_owned(),

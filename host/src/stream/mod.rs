@@ -13,6 +13,7 @@
 pub mod assemble;
 mod batches;
 mod decided;
+pub mod exchange;
 pub mod keyed;
 pub mod lifting;
 pub mod notes;
@@ -21,13 +22,14 @@ mod reader;
 pub mod relations;
 pub mod seen;
 pub mod settled;
+pub mod shadow;
 pub mod trial;
 mod write;
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{mpsc, watch as watch_value};
+use tokio::sync::{mpsc, oneshot, watch as watch_value};
 
 use crate::apply::writer::{Batch, Writer};
 use crate::live::{Live, Waiting};
@@ -40,13 +42,14 @@ use crate::source::stream::ReplicationStream;
 use assemble::{Assembler, Placed};
 use batches::Batches;
 use decided::Claims;
+use exchange::{Now, Order, Orders, Rewrite};
 use lifting::Lifting;
 use notes::Notebook;
-use relations::Relations;
+use relations::{Misfit, Relations};
 use seen::Seen;
 use trial::Trial;
 
-pub use decided::Deciding;
+pub use decided::{Deciding, Ruled};
 
 /// Parcels that the queue holds; each is what one read of the socket brought, at most 256 KiB and a frame.
 const QUEUE_PARCELS: usize = 16;
@@ -88,6 +91,8 @@ pub struct Stream<'c> {
     pub lingers: bool,
     /// With another link.
     pub two_way: Option<TwoWay>,
+    /// For a stream in which revisions may be exchanged; without it columns that changed end the link.
+    pub orders: Option<Orders>,
 }
 
 /// What a stream needs beside another link of its migration.
@@ -125,6 +130,14 @@ enum Work {
     Batch(Batch),
     Claims(Claims),
     Held(Waiting),
+    /// Settle, and say up to where.
+    Stand(oneshot::Sender<Lsn>),
+    /// The exchange for which it settled does not take place.
+    GoOn,
+    /// Another revision computes what follows; say how long nothing could be written because of that.
+    Exchange(Box<Rewrite>, oneshot::Sender<Duration>),
+    /// The link waits at columns that its plan was not made for, or no longer.
+    Awaits(Option<Problem>),
     CaughtUp,
     End(Result<End, Problem>),
 }
@@ -140,21 +153,13 @@ pub async fn run(
     let (batches, work) = mpsc::channel(1);
     let (durable, durable_seen) = watch_value::channel(from);
     let (reader_stop, reader_stopped) = watch_value::channel(false);
-
     let reader = tokio::spawn(reader::read(stream.source, queue, durable_seen, reader_stopped));
     let mut assembler = Assembler::new((from, stream.context), stream.until_snapshot, stream.own);
     assembler.one_by_one = stream.strict_until.is_some();
-    let part = stream.two_way.map(|TwoWay { notebook, seen, part }| {
-        assembler.notebook = Some((notebook, seen));
-        part
-    });
-    let (watches, mut deciding) = match part {
-        None | Some(Part::Applies) => (None, None),
-        Some(Part::Watches(trial)) => (Some(trial), None),
-        Some(Part::Decides(deciding)) => (None, Some(deciding)),
-    };
+    let (watches, mut deciding) = part(stream.two_way, &mut assembler);
     let mut lifting = stream.lifting;
     lifting.watch(durable.subscribe());
+    let (orders, awaits, now) = ordered(stream.orders);
     let middle = Batches {
         assembler,
         relations: Relations::new(&stream.plan),
@@ -171,12 +176,21 @@ pub async fn run(
         written: from,
         written_at: Instant::now(),
         reader_stop,
+        durable: durable.subscribe(),
+        misfit: None,
+        awaits,
+        // Without anybody to give orders there is nothing to wait for.
+        gives_up: now.is_none(),
+        now,
+        later: Vec::new(),
+        shadow: None,
     };
     // The guest computes for milliseconds at a time: a thread of its own keeps the runtime's threads free for I/O.
     let (runtime, told) = (tokio::runtime::Handle::current(), stop.clone());
-    let middle = tokio::task::spawn_blocking(move || runtime.block_on(middle.run(parcels, batches, told)));
+    let middle = tokio::task::spawn_blocking(move || runtime.block_on(middle.run(parcels, batches, told, orders)));
 
-    let target = write::Target { plan: &stream.plan, deciding: deciding.as_deref_mut(), durable: &durable, live };
+    let deciding = deciding.as_deref_mut();
+    let target = write::Target { plan: stream.plan, deciding, durable: &durable, live, stood: None };
     let ended = write::write(stream.writer, work, target, (stream.strict_until, stop)).await;
     drop(durable);
     let read = reader.await.unwrap_or_else(|_| Err(task_lost("reader")));
@@ -187,6 +201,28 @@ pub async fn run(
         (Ok(None), Ok(())) => Err(task_lost("reader")),
         // What was to be written is written; that the source could not be told is no problem of this run.
         (Ok(Some(end)), _) => Ok(end),
+    }
+}
+
+/// Whether the link only watches, and how it decides; the assembler takes notes for the other one.
+fn part(two_way: Option<TwoWay>, assembler: &mut Assembler) -> (Watches, Option<Box<Deciding>>) {
+    let Some(TwoWay { notebook, seen, part }) = two_way else { return (None, None) };
+    assembler.notebook = Some((notebook, seen));
+    match part {
+        Part::Watches(trial) => (Some(trial), None),
+        Part::Applies => (None, None),
+        Part::Decides(deciding) => (None, Some(deciding)),
+    }
+}
+
+/// A link that only watches may try the way back.
+type Watches = Option<Option<Box<Trial>>>;
+type Awaits = watch_value::Sender<Option<Misfit>>;
+
+fn ordered(orders: Option<Orders>) -> (mpsc::Receiver<Order>, Awaits, Option<watch_value::Sender<Now>>) {
+    match orders {
+        Some(Orders { orders, awaits, now }) => (orders, awaits, Some(now)),
+        None => (mpsc::channel(1).1, watch_value::channel(None).0, None),
     }
 }
 

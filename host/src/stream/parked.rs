@@ -123,7 +123,7 @@ impl Deciding {
             return Ok(());
         }
         let table = &plan.targets[set.target].name;
-        let stops = self.standings[set.target] == Standing::Stops;
+        let stops = self.ruled.standings[set.target] == Standing::Stops;
         if stops && !strict {
             writer.abandon().await?;
             let what = "a unique value stands under two keys, one on each side";

@@ -1,9 +1,11 @@
 //! Which source of the plan a relation of the stream is, and whether it still has the shape that the link knows.
 //!
 //! The cache is keyed by object id and replaced on every description (pitfall 13): names change hands, ids do not.
-//! L12: a table whose columns changed under the link is a problem exactly at the first change that shows it.
+//! L12: a table whose columns changed under the link is a misfit exactly at the first change that shows it; whether that
+//! ends the link or makes it wait is not decided here.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::change::{Before, Event, Image, Relation};
 use crate::names::TableName;
@@ -26,17 +28,73 @@ pub enum Bound {
     LeftOut,
 }
 
+/// A table whose columns are not those that the link's plan was made for.
+#[derive(Clone, Debug)]
+pub struct Misfit {
+    /// The table as the stream describes it now; a partition under its own name.
+    pub relation: Arc<Relation>,
+    /// The table of the plan.
+    pub table: TableName,
+    /// Nothing but new columns.
+    pub only_added: bool,
+    /// Columns of the table that are left out already.
+    pub left_out: Vec<String>,
+    /// What is wrong, for whoever has to act.
+    pub problem: Problem,
+}
+
 /// The relations of one connection.
 #[derive(Debug, Default)]
 pub struct Relations {
     bound: HashMap<u32, Bound>,
     left_out: HashSet<TableName>,
+    /// Columns that came later and that no rule uses, by the table of the plan.
+    left_out_columns: HashMap<TableName, Vec<String>>,
+    /// As they were described last: the source does not say it again because another plan holds.
+    described: HashMap<u32, Arc<Relation>>,
 }
 
 impl Relations {
     /// Nothing is known yet; the stream describes each table before its first change.
     pub fn new(plan: &Plan) -> Self {
-        Relations { bound: HashMap::new(), left_out: plan.left_out.iter().map(|(name, _)| name.clone()).collect() }
+        let left_out = plan.left_out.iter().map(|(name, _)| name.clone()).collect();
+        Relations { left_out, ..Relations::default() }
+    }
+
+    /// The same relations under another plan. What does not fit it is forgotten: the source describes a table again
+    /// before its next change if it has changed, and a change without a description ends the link.
+    pub fn under(&self, plan: &Plan) -> Relations {
+        let mut relations = Relations::new(plan);
+        relations.left_out_columns.clone_from(&self.left_out_columns);
+        for relation in self.described.values() {
+            let _ = relations.describe(plan, relation);
+        }
+        relations
+    }
+
+    /// Leaves columns of a table out from here on.
+    pub fn leave_out(&mut self, table: &TableName, columns: Vec<String>) {
+        self.left_out_columns.insert(table.clone(), columns);
+    }
+
+    fn left_out_of(&self, known: &Source) -> &[String] {
+        self.left_out_columns.get(&known.name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a description is of a table of the plan whose columns have changed.
+    pub fn misfit(&self, plan: &Plan, relation: &Arc<Relation>) -> Option<Misfit> {
+        if plan.oids.get(&relation.oid).is_some_and(|old| *old != relation.name) {
+            return None;
+        }
+        let known = &plan.sources[*plan.by_name.get(&relation.name)?];
+        let left_out = self.left_out_of(known).to_vec();
+        let difference = differences(known, relation, &left_out);
+        if difference.is_empty() {
+            return None;
+        }
+        let only_added = difference.iter().all(|(_, what)| what == ADDED);
+        let problem = changed(known, &difference);
+        Some(Misfit { relation: relation.clone(), table: known.name.clone(), only_added, left_out, problem })
     }
 
     /// What a relation is, as it was described last.
@@ -45,7 +103,9 @@ impl Relations {
     }
 
     /// Takes a description. A problem if the table's shape is not the one that the plan was made for.
-    pub fn describe(&mut self, plan: &Plan, relation: &Relation) -> Outcome<()> {
+    pub fn describe(&mut self, plan: &Plan, relation: &Arc<Relation>) -> Outcome<()> {
+        self.bound.remove(&relation.oid);
+        self.described.remove(&relation.oid);
         if let Some(old) = plan.oids.get(&relation.oid).filter(|old| **old != relation.name) {
             return Err(renamed(plan, relation, old));
         }
@@ -54,19 +114,22 @@ impl Relations {
                 return Err(unknown(relation));
             }
             self.bound.insert(relation.oid, Bound::LeftOut);
+            self.described.insert(relation.oid, relation.clone());
             return Ok(());
         };
         let known = &plan.sources[source];
-        let difference = differences(known, relation);
+        let difference = differences(known, relation, self.left_out_of(known));
         if !difference.is_empty() {
             return Err(changed(known, &difference));
         }
         let position = |name: &str| relation.columns.iter().position(|column| column.name == name);
         let order: Vec<usize> = known.columns.iter().filter_map(|column| position(&column.name)).collect();
-        let in_order = order.iter().enumerate().all(|(at, position)| at == *position);
+        let in_order =
+            order.len() == relation.columns.len() && order.iter().enumerate().all(|(at, position)| at == *position);
         let bound =
             Bound::Source { source, order: (!in_order).then_some(order), is_partition: relation.name != known.name };
         self.bound.insert(relation.oid, bound);
+        self.described.insert(relation.oid, relation.clone());
         Ok(())
     }
 }
@@ -92,7 +155,7 @@ pub fn in_order(event: &Event, order: &[usize]) -> Event {
 }
 
 /// Every difference between the columns that the plan knows and those that the stream describes, in words.
-fn differences(known: &Source, relation: &Relation) -> Vec<(String, String)> {
+fn differences(known: &Source, relation: &Relation, left_out: &[String]) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for column in &known.columns {
         match relation.columns.iter().find(|other| other.name == column.name) {
@@ -103,10 +166,13 @@ fn differences(known: &Source, relation: &Relation) -> Vec<(String, String)> {
             Some(_) => {}
         }
     }
-    let added = relation.columns.iter().filter(|column| known.columns.iter().all(|other| other.name != column.name));
-    found.extend(added.map(|column| (column.name.clone(), "was added".to_owned())));
+    let is_new = |name: &String| known.columns.iter().all(|other| other.name != *name) && !left_out.contains(name);
+    let added = relation.columns.iter().filter(|column| is_new(&column.name));
+    found.extend(added.map(|column| (column.name.clone(), ADDED.to_owned())));
     found
 }
+
+const ADDED: &str = "was added";
 
 fn changed(known: &Source, differences: &[(String, String)]) -> Problem {
     let words: Vec<String> = differences.iter().map(|(column, what)| format!("{column} {what}")).collect();
@@ -118,8 +184,8 @@ fn changed(known: &Source, differences: &[(String, String)]) -> Problem {
     .table(&known.name)
     .column(&differences[0].0)
     .remedy(
-        "undo the change on the source and start again; or, to go on with the new columns, bring the target to them and \
-         start over with `falkirk clean` and `falkirk run`",
+        "bring the target to the new columns; a running host goes on once a revision fits (`falkirk swap FILE`, or `falkirk swap --again` \
+         for the same one, with [admin] in the configuration); otherwise start over with `falkirk clean` and `falkirk run`",
     )
 }
 

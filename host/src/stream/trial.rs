@@ -84,6 +84,15 @@ struct Lifted {
 }
 
 impl Trial {
+    /// The same after another one, of an earlier revision: what that one has tried is not known of this one.
+    pub(super) fn after(mut self: Box<Self>, earlier: Option<&Trial>) -> Box<Self> {
+        for (table, found) in earlier.into_iter().flat_map(|earlier| &earlier.state.found) {
+            let skipped = found.tried + found.skipped;
+            self.state.found.insert(table.clone(), Found { skipped, ..Found::default() });
+        }
+        self
+    }
+
     /// Tries the rows that these changes leave behind; everything that was found so far.
     pub(super) async fn take(&mut self, changes: &[Placed], relations: &Relations) -> BTreeMap<TableName, Found> {
         // All are transformed before any is asked about: a row's parent may be another one of them.

@@ -1,9 +1,10 @@
 //! The writing end of a stream: takes work, keeps the writer busy, and says what has become durable.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::apply::writer::{Closing, Writer};
 use crate::live::Live;
@@ -30,8 +31,7 @@ pub(super) async fn write(
         let next = match work.try_recv() {
             Ok(next) => Some(next),
             Err(_) => {
-                let position = writer.settle().await?;
-                target.publish(position, &mut closings);
+                target.settle(&mut writer, &mut closings).await?;
                 match target.wait(&mut work, &mut writer).await? {
                     Some(next) => next,
                     None => continue,
@@ -40,32 +40,32 @@ pub(super) async fn write(
         };
         match next {
             None => return Ok(None),
-            Some(Work::End(Ok(end))) => {
-                let position = writer.settle().await?;
-                target.publish(position, &mut closings);
-                return Ok(Some(end));
-            }
-            Some(Work::End(Err(problem))) => {
-                // L3: everything before the change is applied and durable, nothing after it.
-                let position = writer.settle().await?;
-                target.publish(position, &mut closings);
-                return Err(problem);
+            Some(Work::End(end)) => {
+                // L3: everything before a change that ends it is applied and durable, nothing after it.
+                target.settle(&mut writer, &mut closings).await?;
+                return end.map(Some);
             }
             Some(Work::CaughtUp) => {
-                let position = writer.settle().await?;
-                target.publish(position, &mut closings);
+                target.settle(&mut writer, &mut closings).await?;
                 target.live.send_modify(|live| live.caught_up = true);
+            }
+            Some(Work::Stand(settled)) => target.stand(&mut writer, &mut closings, settled).await?,
+            Some(Work::GoOn) => target.stood = None,
+            Some(Work::Exchange(rewrite, done)) => {
+                let stall = target.stall();
+                target.exchange(&mut writer, *rewrite).await?;
+                let _ = done.send(stall);
+            }
+            Some(Work::Awaits(problem)) => {
+                target.live.send_modify(|live| live.awaits = problem.map(|problem| problem.to_string()))
             }
             Some(Work::Held(held)) => target.live.send_modify(|live| live.waiting = held),
             Some(Work::Claims(claims)) => {
                 let Some(deciding) = target.deciding.as_deref_mut() else { continue };
                 closings.extend(claims.last.map(|closing| (closing, claims.claims.len() as u64)));
                 let strict = strict_until.is_some_and(|until| writer.durable() < until);
-                // What waits for the other link, which is told to stop as well, is decided after the next start (L2).
-                let position = tokio::select! {
-                    decided = deciding.write(&mut writer, target.plan, claims, strict, target.live) => decided?,
-                    () = told_a_while_ago(stop.clone()) => return Ok(Some(End::Stopped)),
-                };
+                let decided = deciding.write(&mut writer, &target.plan, claims, strict, target.live);
+                let Some(position) = in_time(decided, &stop).await? else { return Ok(Some(End::Stopped)) };
                 target.publish(position, &mut closings);
             }
             Some(Work::Batch(batch)) => {
@@ -79,18 +79,29 @@ pub(super) async fn write(
     }
 }
 
-async fn told_a_while_ago(mut stop: watch::Receiver<bool>) {
-    super::reader::told(&mut stop).await;
-    tokio::time::sleep(LAST_DECISION).await;
+/// Both links are told to stop at once, and what is to be decided waits for what the other one reads: what is not decided
+/// soon is decided after the next start (L2). `None`: it was not.
+async fn in_time(decided: impl Future<Output = Outcome<Lsn>>, stop: &watch::Receiver<bool>) -> Outcome<Option<Lsn>> {
+    let mut stop = stop.clone();
+    let told_a_while_ago = async {
+        super::reader::told(&mut stop).await;
+        tokio::time::sleep(LAST_DECISION).await;
+    };
+    tokio::select! {
+        decided = decided => decided.map(Some),
+        () = told_a_while_ago => Ok(None),
+    }
 }
 
 /// Where the writing end writes, and whom it tells.
 pub(super) struct Target<'t> {
-    pub(super) plan: &'t Plan,
+    pub(super) plan: Arc<Plan>,
     /// With both links writing.
     pub(super) deciding: Option<&'t mut Deciding>,
     pub(super) durable: &'t watch::Sender<Lsn>,
     pub(super) live: &'t watch::Sender<Live>,
+    /// Nothing is written since then, for the sake of an exchange.
+    pub(super) stood: Option<Instant>,
 }
 
 impl Target<'_> {
@@ -100,13 +111,35 @@ impl Target<'_> {
         work: &mut mpsc::Receiver<Work>,
         writer: &mut Writer<'_>,
     ) -> Outcome<Option<Option<Work>>> {
-        let Some(deciding) = self.deciding.as_deref_mut().filter(|deciding| deciding.has_parked()) else {
+        // L11: what the old revision computed is not written any more while another one takes over.
+        let (stands, plan) = (self.stood.is_some(), &self.plan);
+        let Some(deciding) = self.deciding.as_deref_mut().filter(|deciding| !stands && deciding.has_parked()) else {
             return Ok(Some(work.recv().await));
         };
         match tokio::time::timeout(AGAIN, work.recv()).await {
             Ok(next) => Ok(Some(next)),
-            Err(_) => deciding.retry(writer, self.plan).await.map(|()| None),
+            Err(_) => deciding.retry(writer, plan).await.map(|()| None),
         }
+    }
+
+    /// L11: settles, says up to where, and writes nothing more until it is told what comes.
+    async fn stand(
+        &mut self,
+        writer: &mut Writer<'_>,
+        closings: &mut VecDeque<(Closing, u64)>,
+        settled: oneshot::Sender<Lsn>,
+    ) -> Outcome<()> {
+        let position = self.settle(writer, closings).await?;
+        self.stood = Some(Instant::now());
+        // Whoever asked may have been told to stop meanwhile.
+        let _ = settled.send(position);
+        Ok(())
+    }
+
+    async fn settle(&mut self, writer: &mut Writer<'_>, closings: &mut VecDeque<(Closing, u64)>) -> Outcome<Lsn> {
+        let position = writer.settle().await?;
+        self.publish(position, closings);
+        Ok(position)
     }
 
     fn publish(&self, position: Lsn, closings: &mut VecDeque<(Closing, u64)>) {

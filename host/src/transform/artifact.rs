@@ -64,6 +64,11 @@ impl Artifact {
         Self::from_bytes(&name, &read(path)?, pin, limits)
     }
 
+    /// Reads a file whole, once, and none that is larger than any transform is.
+    pub fn read(path: &Path) -> Outcome<Vec<u8>> {
+        read(path)
+    }
+
     /// The same for bytes that were read already; `name` is the file's name in messages.
     pub fn from_bytes(name: &str, bytes: &[u8], pin: Option<&str>, limits: &Limits) -> Outcome<Self> {
         Self::checked(name, bytes, pin, limits, COMPILE_LIMIT)

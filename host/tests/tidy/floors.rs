@@ -21,8 +21,8 @@ const FLOORS: &[(Floor, &[&str])] = &[
         Floor::Flows,
         &["link", "copy", "stream", "check", "status", "clean", "verify", "conflicts", "sequences", "build", "cluster"],
     ),
-    (Floor::Control, &["supervisor"]),
-    (Floor::Edge, &["cli", "config", "show", "demo", "main"]),
+    (Floor::Control, &["supervisor", "swap"]),
+    (Floor::Edge, &["admin", "cli", "config", "show", "demo", "main"]),
 ];
 
 /// Settings are plain data that the edge fills in once; whoever runs a flow may read them. How they are read from a

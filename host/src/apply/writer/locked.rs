@@ -9,8 +9,10 @@
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
+use tokio_postgres::Client;
 
 use super::{Expected, Writer, number};
+use crate::apply::LinkIdentity;
 use crate::apply::checkpoint::Counters;
 use crate::apply::encode::{self, Ready, Typed};
 use crate::apply::fault;
@@ -38,7 +40,17 @@ const RECENT: &str = "WITH passed AS (DELETE FROM falkirk.recent WHERE migration
     AND position < $5::pg_lsn) \
     INSERT INTO falkirk.recent (migration, link, position, rows) VALUES ($1::text, $2::text, $3::pg_lsn, $4::bytea)";
 
-impl Writer<'_> {
+impl<'c> Writer<'c> {
+    /// The connection; for statements outside target transactions only while nothing is sent and open.
+    pub fn client(&self) -> &'c Client {
+        self.client
+    }
+
+    /// Whose transactions it writes.
+    pub fn identity(&self) -> &LinkIdentity {
+        &self.identity
+    }
+
     /// Opens a transaction of which only the position is known so far.
     pub async fn open(&mut self, position: Lsn) -> Outcome<()> {
         self.usable()?;

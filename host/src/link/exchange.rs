@@ -1,0 +1,400 @@
+//! Preparing another revision beside a running link: bound to both catalogs like at a start, with connections of its own,
+//! so that the exchange itself is only a matter of handing over (L11).
+//!
+//! Whatever does not fit is said in full and nothing changes. This file decides nothing about when a revision takes over:
+//! `swap` does, for all links of the host at once.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::apply::checkpoint::{self, Became, Entry};
+use crate::catalog::{Catalog, Shape};
+use crate::change::Relation;
+use crate::check::{self, Findings, Given};
+use crate::names::TableName;
+use crate::pg::catalog;
+use crate::pg::session::Session;
+use crate::plan::parts::LinkParts;
+use crate::plan::{Plan, Source};
+use crate::problem::{Blame, Outcome, Problem};
+use crate::stream::exchange::{Now, Order, Orders, Revised, Rewrite};
+use crate::stream::keyed::Keyed;
+use crate::stream::lifting::Lifting;
+use crate::stream::relations::Misfit;
+use crate::stream::{Part, TwoWay};
+use crate::transform::{Artifact, Guest, Limits};
+
+use super::{Open, Problems, one, setup, two_way};
+
+/// The revision that the links of a host run; every life of a link begins with it.
+#[derive(Debug, Default)]
+pub struct Running(Mutex<Option<Arc<Artifact>>>);
+
+impl Running {
+    /// For a host that starts with this artifact, or copies every table as it is.
+    pub fn new(artifact: Option<Arc<Artifact>>) -> Self {
+        Running(Mutex::new(artifact))
+    }
+
+    /// The artifact.
+    pub fn artifact(&self) -> Option<Arc<Artifact>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Another one from now on.
+    pub fn set(&self, artifact: Option<Arc<Artifact>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = artifact;
+    }
+}
+
+/// What a running link is asked.
+pub enum Ask {
+    /// To prepare another revision.
+    Prepare {
+        /// The artifact; `None`: every table is copied as it is.
+        artifact: Option<Arc<Artifact>>,
+        /// What was prepared, or every shortfall.
+        answer: oneshot::Sender<Result<Ready, Problems>>,
+    },
+    /// To stop where it waits: nobody will bring a revision that fits.
+    GiveUp,
+}
+
+/// A revision that is ready to take over in one link.
+pub struct Ready {
+    /// What takes over.
+    pub revised: Box<Revised>,
+    /// Where the order goes.
+    pub orders: mpsc::Sender<Order>,
+    /// What should be known.
+    pub warnings: Vec<String>,
+    /// Columns that were added to the table at which the link waits, and that the revision uses.
+    pub uses_added: Vec<String>,
+    /// The running revision once more, for a trial of this one beside it; `None` where rows depend on others: what they
+    /// stand for cannot be told without writing it.
+    pub beside: Option<(Lifting, Arc<Plan>)>,
+}
+
+/// A link's end of what it is asked.
+#[derive(Debug)]
+pub struct Desk {
+    asks: tokio::sync::Mutex<mpsc::Receiver<Ask>>,
+    awaits: watch::Sender<Option<Misfit>>,
+}
+
+/// The other end.
+#[derive(Clone, Debug)]
+pub struct Post {
+    /// Where to ask; answered only while the link streams.
+    pub asks: mpsc::Sender<Ask>,
+    /// The columns at which it waits.
+    pub awaits: watch::Receiver<Option<Misfit>>,
+}
+
+/// Who answers for a stream: where its orders go, and what it runs.
+pub(super) struct Clerk {
+    orders: mpsc::Sender<Order>,
+    now: watch::Receiver<Now>,
+}
+
+/// Both ends.
+pub fn desk() -> (Desk, Post) {
+    let (sender, receiver) = mpsc::channel(1);
+    let (awaits, seen) = watch::channel(None);
+    (Desk { asks: tokio::sync::Mutex::new(receiver), awaits }, Post { asks: sender, awaits: seen })
+}
+
+impl Open<'_> {
+    /// The stream's end of the orders, and the end of whoever answers for it while it runs.
+    pub(super) fn orders(&self, two_way: Option<&TwoWay>) -> (Orders, Clerk) {
+        let (sender, orders) = mpsc::channel(1);
+        let parts = two_way.map(|two_way| two_way.notebook.parts().clone());
+        let decides = two_way.is_some_and(|two_way| matches!(two_way.part, Part::Decides(_)));
+        let (now, seen) = watch::channel(Now { plan: self.plan.clone(), parts, decides });
+        self.context.desk.awaits.send_replace(None);
+        (Orders { orders, awaits: self.context.desk.awaits.clone(), now }, Clerk { orders: sender, now: seen })
+    }
+
+    /// Answers what the link is asked; never ends by itself.
+    pub(super) async fn answer(&self, clerk: Clerk) -> Problem {
+        let mut asks = self.context.desk.asks.lock().await;
+        loop {
+            match asks.recv().await {
+                // Whoever asked while nothing streamed has lost patience by now.
+                Some(Ask::Prepare { answer, .. }) if answer.is_closed() => {}
+                Some(Ask::Prepare { artifact, answer }) => {
+                    let ready = self.ready(artifact, &clerk).await;
+                    // So may whoever asks now.
+                    let _ = answer.send(ready);
+                }
+                Some(Ask::GiveUp) => drop(clerk.orders.send(Order::GiveUp).await),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    async fn ready(&self, artifact: Option<Arc<Artifact>>, clerk: &Clerk) -> Result<Ready, Problems> {
+        let settings = &self.context.settings;
+        let source = Session::connect_blaming(&settings.source().address, Blame::Source, "swap").await.map_err(one)?;
+        let target = Session::connect_blaming(&settings.target().address, Blame::Target, "swap").await.map_err(one)?;
+        let label = artifact.as_ref().map(|artifact| artifact.label().to_owned());
+        let named = |problem: Problem| match &label {
+            Some(label) => problem.artifact(label),
+            None => problem,
+        };
+        match self.bound(artifact.clone(), (&source, &target), clerk).await {
+            Ok(ready) => Ok(ready),
+            Err(problems) => {
+                let reason = problems.first().map_or("", Problem::code);
+                let entry = entry(artifact.as_deref(), Became::Refused, reason);
+                let at = self.live.borrow().position;
+                let (client, identity) = (target.client(), &self.identity);
+                let kept = checkpoint::record_revision(client, &identity.migration, identity.link, at, &entry).await;
+                let mut problems: Problems = problems.into_iter().map(named).collect();
+                problems.extend(kept.err());
+                Err(problems)
+            }
+        }
+    }
+
+    async fn bound(
+        &self,
+        artifact: Option<Arc<Artifact>>,
+        (source, target): (&Session, &Session),
+        clerk: &Clerk,
+    ) -> Result<Ready, Problems> {
+        let settings = &self.context.settings;
+        let now = clerk.now.borrow().clone();
+        let misfit = self.context.desk.awaits.borrow().clone();
+        let looked = self.looked(artifact.as_deref(), (source, target), &now.plan, misfit.as_ref());
+        let (findings, left_out) = looked.await?;
+        let Some(plan) = findings.plan else { return Err(findings.problems) };
+        let mut warnings = Vec::new();
+        let parts = match &self.context.pair {
+            Some(_) => Some(self.parts(&plan, findings.back.as_deref()).map_err(one)?),
+            None => None,
+        };
+        self.fits_what_is_there(&now, (&plan, findings.back.as_deref()), parts.as_ref(), &mut warnings)?;
+        let uses_added = misfit.as_ref().map(|misfit| added(&now.plan, &plan, misfit)).unwrap_or_default();
+        if let (Some(misfit), false) = (&misfit, uses_added.is_empty()) {
+            warnings.push(format!(
+                "{}: rows from before {} was added hold what each database gave them; compare with `falkirk verify`",
+                misfit.table,
+                uses_added.join(", ")
+            ));
+        }
+        let shape = |source: &Source| {
+            let shape = findings.source.tables.get(&source.name)?.shape();
+            Some((source.name.clone(), serde_json::to_value(shape).unwrap_or_default()))
+        };
+        let shapes = plan.sources.iter().filter_map(shape).collect();
+        let mut revised = self.revised(artifact, plan, (findings.back, parts), shapes).await.map_err(one)?;
+        revised.left_out = misfit.map(|misfit| (misfit.table, left_out));
+        let beside = (!now.plan.is_keyed() && !revised.plan.is_keyed()).then(|| {
+            let guest = self.context.running.artifact();
+            // Only for comparing: one instance is enough, and memory is settled without it.
+            let limits = Limits { instances: 1, ..settings.limits };
+            let guest = guest.map(|artifact| Guest::new(artifact, settings.link.into(), limits));
+            (Lifting::new(now.plan.clone(), guest), now.plan.clone())
+        });
+        Ok(Ready { revised: Box::new(revised), orders: clerk.orders.clone(), warnings, uses_added, beside })
+    }
+
+    /// The preflight with the columns that the stream shows, and those that are left out: by policy new ones that nothing
+    /// in the target takes.
+    async fn looked(
+        &self,
+        artifact: Option<&Artifact>,
+        (source, target): (&Session, &Session),
+        running: &Plan,
+        misfit: Option<&Misfit>,
+    ) -> Result<(Findings, Vec<String>), Problems> {
+        let settings = &self.context.settings;
+        let known = setup::known(target, &settings.name, settings.link).await.map_err(one)?;
+        let known = known.ok_or_else(|| one(setup::vanished()))?;
+        let mut left_out = misfit.map(|misfit| misfit.left_out.clone()).unwrap_or_default();
+        loop {
+            let mut known = known.clone();
+            if let Some(misfit) = misfit {
+                let now = catalog::read(source).await.map_err(one)?;
+                reshape(&mut known, misfit, &left_out, &now).map_err(one)?;
+            }
+            let given = Given { settings, artifact, source, target, started_with: Some(&known), copies: false };
+            let findings = check::preflight(&given).await.map_err(one)?;
+            if findings.problems.is_empty() {
+                return Ok((findings, left_out));
+            }
+            let superfluous = |problem: &Problem| {
+                let misfit = misfit.filter(|_| settings.ignores_added_columns)?;
+                let column = problem.at_column().filter(|_| problem.at_table() == Some(&misfit.table))?;
+                let is_left_out = left_out.iter().any(|other| other == column);
+                (came_later(running, misfit, column) && !is_left_out).then(|| column.to_owned())
+            };
+            match findings.problems.iter().map(superfluous).collect::<Option<Vec<String>>>() {
+                Some(more) => left_out.extend(more),
+                None => return Err(findings.problems),
+            }
+        }
+    }
+
+    async fn revised(
+        &self,
+        artifact: Option<Arc<Artifact>>,
+        plan: Arc<Plan>,
+        (back, parts): (Option<Arc<Plan>>, Option<LinkParts>),
+        shapes: Vec<(TableName, serde_json::Value)>,
+    ) -> Outcome<Revised> {
+        let settings = &self.context.settings;
+        let digest = artifact.as_ref().map_or([0; 32], |artifact| setup::digest_bytes(artifact.digest()));
+        let entry = entry(artifact.as_deref(), Became::TookOver, "");
+        let label = artifact.as_ref().map(|artifact| artifact.label().to_owned());
+        let guest = artifact.clone().map(|artifact| Guest::new(artifact, settings.link.into(), settings.limits));
+        let identity = crate::apply::LinkIdentity { artifact: digest, ..self.identity.clone() };
+        let lifting = Lifting::new(plan.clone(), guest).with_keys(Keyed::connect(settings, &plan, &identity).await?);
+        let notebook = parts.map(|parts| two_way::notebook(&plan, back.as_deref(), parts)).transpose()?;
+        let ruled = match (&self.context.pair, &notebook) {
+            (Some(pair), Some(notebook)) if pair.applies => {
+                Some(self.ruled(pair, (&plan, back.as_deref()), notebook)?)
+            }
+            _ => None,
+        };
+        let trial = match &self.context.pair {
+            Some(pair) if !pair.applies => self.trial(plan.clone(), artifact).await?,
+            _ => None,
+        };
+        let lists = self.context.pair.is_some() && plan.targets.iter().any(|target| target.acts);
+        let rewrite = Rewrite { plan: plan.clone(), artifact: digest, label, lists, ruled, shapes, entry };
+        Ok(Revised { plan, lifting, notebook, trial, left_out: None, rewrite })
+    }
+
+    /// What was written by earlier revisions and is kept must mean the same to the new one.
+    fn fits_what_is_there(
+        &self,
+        now: &Now,
+        (plan, back): (&Plan, Option<&Plan>),
+        parts: Option<&LinkParts>,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Problems> {
+        let mut problems = Problems::new();
+        let refuse = |code, what: &str| Problem::refuse(Blame::Artifact, code, what);
+        if format!("{:?}", kept(&now.plan)) != format!("{:?}", kept(plan)) {
+            problems.push(
+                refuse(
+                    "MIRRORS_DIFFER",
+                    "it relates rows of several tables in another way, and rows that are there already were not kept for that",
+                )
+                .remedy("start over with `falkirk clean` and `falkirk run`, or leave maps and related rows as they are"),
+            );
+        }
+        let decides = match &self.context.pair {
+            Some(pair) => self.decides(pair, plan, back).map_err(one)?,
+            None => false,
+        };
+        if decides && !now.decides {
+            problems.push(
+                refuse(
+                    "WINNERS_DIFFER",
+                    "it writes tables of which the other side wins, and nothing that this link has written so far had to be decided",
+                )
+                .remedy("name its file in the configuration and start the host again; or give [tables] conflict one winner"),
+            );
+        }
+        if now.decides && now.parts.as_ref() != parts {
+            problems.push(
+                refuse(
+                    "GROUPS_DIFFER",
+                    "it computes other columns together, and changes that both sides made meanwhile are noted by the old groups",
+                )
+                .remedy("leave the groups as they are while both links write; or set direction to the side that writes, and start again"),
+            );
+        }
+        let is_new = |name: &TableName| now.plan.targets.iter().all(|target| target.name != *name);
+        for target in plan.targets.iter().filter(|target| !target.internal && is_new(&target.name)) {
+            warnings.push(format!("{}: no earlier revision wrote it: it has no rows of what came before", target.name));
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+}
+
+/// What the history says of an artifact.
+pub fn entry(artifact: Option<&Artifact>, outcome: Became, reason: &str) -> Entry {
+    let (artifact, step) = match artifact {
+        Some(artifact) => {
+            let manifest = artifact.manifest();
+            (format!("sha256:{}", artifact.digest()), format!("{} -> {}", manifest.from, manifest.to))
+        }
+        None => ("none".to_owned(), String::new()),
+    };
+    Entry { artifact, step, outcome, reason: reason.to_owned() }
+}
+
+/// Everything about maps and mirrors that rows in the target were kept for, in names.
+fn kept(plan: &Plan) -> Vec<String> {
+    let named = |source: &Source, columns: &[usize]| -> Vec<String> {
+        columns.iter().map(|column| source.columns[*column].name.clone()).collect()
+    };
+    let mut kept: Vec<String> = plan.maps.iter().map(|map| format!("{map:?}")).collect();
+    for source in &plan.sources {
+        let depends = &source.depends;
+        let mapped: Vec<_> = depends.mapped.iter().map(|key| (key.map, named(source, &[key.column]))).collect();
+        let related = depends.related.iter().map(|related| {
+            let on: Vec<usize> = related.on.iter().map(|(own, _)| *own).collect();
+            let other = &plan.sources[related.source];
+            let theirs: Vec<usize> = related.on.iter().map(|(_, theirs)| *theirs).collect();
+            let columns: Vec<usize> = related.columns.iter().map(|(column, _)| *column).collect();
+            (&related.table, named(source, &on), named(other, &theirs), named(other, &columns))
+        });
+        let related: Vec<_> = related.collect();
+        let binds: Vec<_> =
+            depends.binds.iter().map(|pair| (pair.map, named(source, &[pair.source_key, pair.target_key]))).collect();
+        let mirror = depends.mirror.as_ref().map(|columns| named(source, columns));
+        if depends.is_any() {
+            kept.push(format!("{} {mapped:?} {related:?} {binds:?} {mirror:?}", source.name));
+        }
+    }
+    kept.sort();
+    kept
+}
+
+/// Puts the shape that the stream shows in the place of the one that is known.
+fn reshape(known: &mut setup::Known, misfit: &Misfit, left_out: &[String], now: &Catalog) -> Outcome<()> {
+    let again = || {
+        Problem::refuse(
+            Blame::Source,
+            "SCHEMA_CHANGED_AGAIN",
+            "the table has been changed again since the change that the link waits at, so what its rows look like there is not known",
+        )
+        .table(&misfit.table)
+        .remedy("start over with `falkirk clean` and `falkirk run`")
+    };
+    let known = known.iter_mut().find(|(name, _)| *name == misfit.table);
+    let mut relation = Relation::clone(&misfit.relation);
+    relation.columns.retain(|column| !left_out.contains(&column.name));
+    let shape = |earlier: &Shape| now.tables.get(&misfit.table)?.shape_at(&relation, earlier);
+    match known {
+        Some((_, earlier)) => {
+            *earlier = shape(earlier).ok_or_else(again)?;
+            Ok(())
+        }
+        None => Err(again()),
+    }
+}
+
+fn came_later(running: &Plan, misfit: &Misfit, column: &str) -> bool {
+    let source = running.sources.iter().find(|source| source.name == misfit.table);
+    source.is_some_and(|source| source.columns.iter().all(|known| known.name != column))
+        && misfit.relation.columns.iter().any(|described| described.name == column)
+}
+
+/// Columns that the table has now, that the running plan does not know and that `plan` uses.
+fn added(running: &Plan, plan: &Plan, misfit: &Misfit) -> Vec<String> {
+    let find = |plan: &Plan| plan.sources.iter().position(|source| source.name == misfit.table);
+    let (Some(before), Some(after)) = (find(running), find(plan)) else { return Vec::new() };
+    let known = |name: &str| running.sources[before].columns.iter().any(|column| column.name == name);
+    let columns = plan.sources[after].columns.iter().enumerate();
+    columns
+        .filter(|(at, column)| !known(&column.name) && plan.uses(after, *at))
+        .map(|(_, column)| column.name.clone())
+        .collect()
+}

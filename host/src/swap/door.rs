@@ -1,0 +1,178 @@
+//! Where wishes for another revision come in. One waits at most: a newer one takes its place (swap storms).
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+
+use crate::lsn::Lsn;
+use crate::marker::Link;
+use crate::problem::{Blame, Problem};
+use crate::stream::shadow::Trial;
+
+/// What is wished for.
+pub struct Wish {
+    /// Which revision.
+    pub what: What,
+    /// If it does not fit the source's columns: keep it until they change.
+    pub when_fits: bool,
+    /// First lift so many changes beside the running revision, and compare.
+    pub shadow: Option<u64>,
+    /// Put it in although the comparison found differences.
+    pub promote: bool,
+}
+
+impl Wish {
+    /// For a revision that is to be put in at once.
+    pub fn now(what: What) -> Self {
+        Wish { what, when_fits: false, shadow: None, promote: false }
+    }
+}
+
+/// Which revision is wished for.
+pub enum What {
+    /// These bytes of a file.
+    Bytes {
+        /// The file's name, for messages.
+        name: String,
+        /// All of it.
+        bytes: Vec<u8>,
+        /// The digest that it must have, 64 hexadecimal digits.
+        pin: Option<String>,
+    },
+    /// The one before the running one.
+    Back,
+    /// The running one, bound to the columns as they are now.
+    Again,
+}
+
+/// What a wish has led to.
+#[derive(Clone, Debug, Default)]
+pub struct Swapped {
+    /// The artifact that runs now.
+    pub artifact: String,
+    /// The one that ran before; empty if nothing was exchanged.
+    pub before: String,
+    /// Something was exchanged.
+    pub is_new: bool,
+    /// From where on it writes, by link.
+    pub positions: Vec<(Link, Lsn)>,
+    /// How long nothing could be written because of the exchange, at most of the links.
+    pub stall: Duration,
+    /// What should be known.
+    pub warnings: Vec<String>,
+    /// What a trial has found.
+    pub trial: Option<Trial>,
+}
+
+/// A wish and whom to answer.
+pub(super) struct Job {
+    pub(super) wish: Wish,
+    pub(super) answer: Answer,
+}
+
+pub(super) struct Answer(oneshot::Sender<Result<Swapped, Vec<Problem>>>);
+
+impl Answer {
+    /// Whoever asked may have gone away: the wish is carried out all the same.
+    pub(super) fn give(self, what: Result<Swapped, Vec<Problem>>) {
+        let _ = self.0.send(what);
+    }
+
+    /// Whoever asked has gone away.
+    pub(super) fn is_unwanted(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
+/// Where wishes come in.
+#[derive(Clone, Default)]
+pub struct Door(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    waiting: Mutex<Option<Job>>,
+    ring: Notify,
+}
+
+impl Door {
+    /// Wishes for a revision, and waits for what becomes of it.
+    pub async fn wish(&self, wish: Wish) -> Result<Swapped, Vec<Problem>> {
+        let (answer, answered) = oneshot::channel();
+        let job = Job { wish, answer: Answer(answer) };
+        let older = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).replace(job);
+        if let Some(older) = older {
+            older.answer.give(Err(vec![superseded()]));
+        }
+        self.0.ring.notify_one();
+        answered.await.unwrap_or_else(|_| {
+            Err(vec![Problem::refuse(Blame::Host, "HOST_ENDS", "the host ends; the revision was not put in")])
+        })
+    }
+
+    /// A wish waits.
+    pub(super) fn is_knocked(&self) -> bool {
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// The next wish.
+    pub(super) async fn next(&self) -> Job {
+        loop {
+            let waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(job) = waiting {
+                return job;
+            }
+            self.0.ring.notified().await;
+        }
+    }
+}
+
+fn superseded() -> Problem {
+    Problem::refuse(Blame::Host, "SUPERSEDED", "a newer revision came before this one could be put in")
+        .remedy("nothing; the newer one is being put in")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wish() -> Wish {
+        Wish::now(What::Again)
+    }
+
+    #[tokio::test]
+    async fn of_many_wishes_the_newest_is_carried_out_and_the_others_are_told_so() {
+        let door = Door::default();
+        let wishes: Vec<_> = (0..10)
+            .map(|_| {
+                let door = door.clone();
+                tokio::spawn(async move { door.wish(wish()).await })
+            })
+            .collect();
+        // Every spawned wish has its turn before this one goes on.
+        while wishes.iter().filter(|wish| wish.is_finished()).count() < 9 {
+            tokio::task::yield_now().await;
+        }
+        door.next().await.answer.give(Ok(Swapped { is_new: true, ..Swapped::default() }));
+        let mut taken = 0;
+        for wish in wishes {
+            match wish.await.expect("nobody panics") {
+                Ok(swapped) => taken += u32::from(swapped.is_new),
+                Err(problems) => assert_eq!(problems[0].code(), "SUPERSEDED"),
+            }
+        }
+        assert_eq!(taken, 1);
+    }
+
+    #[tokio::test]
+    async fn whoever_wishes_of_a_host_that_ends_is_told_so() {
+        let door = Door::default();
+        let wished = {
+            let door = door.clone();
+            tokio::spawn(async move { door.wish(wish()).await })
+        };
+        drop(door.next().await);
+        let answer = wished.await.expect("nobody panics");
+        assert_eq!(answer.expect_err("it was not put in")[0].code(), "HOST_ENDS");
+    }
+}
