@@ -2,8 +2,8 @@
 
 use crate::source::SourceFile;
 
-/// The laws of `ARCHITECTURE.md` that this release claims. L7 needs both links at once.
-pub const CLAIMED: &[&str] = &["L1", "L2", "L3", "L4", "L5", "L6", "L8", "L9", "L10", "L11", "L12"];
+/// The laws of `ARCHITECTURE.md` that this release claims: all of them.
+pub const CLAIMED: &[&str] = &["L1", "L2", "L3", "L4", "L5", "L6", "L7", "L8", "L9", "L10", "L11", "L12"];
 
 /// Laws that no line of the host cites, or no test's name.
 pub fn breaches(claimed: &[&str], host: &[SourceFile], tests: &[SourceFile]) -> Vec<String> {
