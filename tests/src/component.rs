@@ -124,13 +124,15 @@ fn mirror(bytes: &mut [u8]) {
     let mut manifest = read.next().expect("the manifest is there").expect("the manifest is JSON");
     let length = read.byte_offset();
     swap(&mut manifest, "forward", "backward");
-    for map in manifest["maps"].as_object_mut().into_iter().flat_map(|maps| maps.values_mut()) {
+    // Asked for by an index, a key that is not there would be made.
+    let maps = manifest.get_mut("maps").and_then(serde_json::Value::as_object_mut);
+    for map in maps.into_iter().flat_map(|maps| maps.values_mut()) {
         swap(map, "blue", "green");
-        map["creates"] = match map["creates"].as_str() {
-            Some("blue") => "green".into(),
-            Some("green") => "blue".into(),
-            _ => map["creates"].take(),
-        };
+        match map["creates"].as_str() {
+            Some("blue") => map["creates"] = "green".into(),
+            Some("green") => map["creates"] = "blue".into(),
+            _ => {}
+        }
     }
     let text = manifest.to_string();
     let text = format!("{text:<length$}");
@@ -139,8 +141,11 @@ fn mirror(bytes: &mut [u8]) {
 }
 
 fn swap(json: &mut serde_json::Value, one: &str, other: &str) {
-    let (first, second) = (json[one].take(), json[other].take());
-    (json[one], json[other]) = (second, first);
+    let Some(keys) = json.as_object_mut() else { return };
+    let values = [keys.remove(one), keys.remove(other)];
+    for (key, value) in [other, one].into_iter().zip(values) {
+        keys.extend(value.map(|value| (key.to_owned(), value)));
+    }
 }
 
 fn build(package: &str) -> PathBuf {
