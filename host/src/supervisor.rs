@@ -32,6 +32,8 @@ const PAUSE_MOST: Duration = Duration::from_secs(10);
 const GOOD_LIFE: Duration = Duration::from_secs(30);
 /// A passing fault before anything has worked at all: the configuration may be wrong, so somebody should hear of it.
 const FIRST_CONNECTIONS: u32 = 30;
+/// So often a row without its parent is tried again before it stops the link.
+const ORPHAN_TRIES: u32 = 5;
 
 /// When to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,6 +233,7 @@ async fn one_link(
     let mut orders = Orders { until_caught_up: until == Until::CaughtUp, strict_until: None };
     let mut pause = PAUSE_LEAST;
     let mut failures = 0;
+    let mut orphans = Orphans::default();
     loop {
         let began = tokio::time::Instant::now();
         let renewed = probation.renewed();
@@ -253,10 +256,11 @@ async fn one_link(
             }
             [problem] if problem.action() == Action::Retry && failures < FIRST_CONNECTIONS => {
                 tracing::warn!(pause_ms = pause.as_millis() as u64, "starting again from the checkpoint: {problem}");
-                live.send_modify(|live| {
-                    live.stage = Stage::Waiting;
-                    live.fault = Some(problem.to_string());
-                });
+                waits(&live, problem);
+            }
+            [problem] if orphans.may_fall(settings, problem, live.borrow().position) => {
+                tracing::warn!("the other link may still take the row away: trying again: {problem}");
+                orders.strict_until = None;
             }
             _ if probation.takes_back(settings, &live, &problems).await => {}
             _ => {
@@ -275,6 +279,33 @@ async fn one_link(
             () = told(stop.clone()) => return Ok(summary(settings.link, &live)),
         }
         pause = (pause * 2).min(PAUSE_MOST);
+    }
+}
+
+fn waits(live: &watch::Sender<Live>, problem: &Problem) {
+    live.send_modify(|live| {
+        live.stage = Stage::Waiting;
+        live.fault = Some(problem.to_string());
+    });
+}
+
+/// Rows whose parent the other side has removed meanwhile. Where that removal cascades, they fall with it as soon as the
+/// other link has written it and this one has read so: until then they are tried again (counter-example 12, L8).
+#[derive(Default)]
+struct Orphans {
+    at: Lsn,
+    tries: u32,
+}
+
+impl Orphans {
+    /// Whether a row that lacks its parent is tried once more; only with both links writing, and a few times at one place.
+    fn may_fall(&mut self, settings: &Settings, problem: &Problem, at: Lsn) -> bool {
+        if problem.code() != "FOREIGN_KEY" || !settings.applies(settings.link.other()) {
+            return false;
+        }
+        self.tries = if at == self.at { self.tries + 1 } else { 1 };
+        self.at = at;
+        self.tries <= ORPHAN_TRIES
     }
 }
 

@@ -281,12 +281,12 @@ fn row_17_a_pin_that_does_not_match_shows_both_digests() {
 fn row_18_imports_are_refused_by_name_and_row_19_a_missing_export_with_the_one_that_is_needed() {
     let stage = stage("row_18");
     let mut importing = COMPONENT.to_vec();
-    let name = b"wasi:filesystem/types@0.2.0";
+    let name = b"wasi:sockets/tcp@0.2.0";
     importing.extend([7, 3, 1, 0x42, 0, 10, name.len() as u8 + 5, 1, 0, name.len() as u8]);
     importing.extend(name);
     importing.extend([5, 0]);
     artifact(&stage, "importing.wasm", importing, "");
-    refused(&stage, "IMPORTS_REFUSED", &["importing.wasm", "wasi:filesystem/types@0.2.0"]);
+    refused(&stage, "IMPORTS_REFUSED", &["importing.wasm", "wasi:sockets/tcp@0.2.0"]);
     artifact(&stage, "empty.wasm", COMPONENT, "");
     refused(&stage, "WIT_MISMATCH", &["empty.wasm", "falkirk:migration/transform@0.1.0"]);
 }
