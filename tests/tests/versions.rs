@@ -130,7 +130,15 @@ fn l8_both_links_run_through_two_steps() {
     config(&stage, "both", &more, (&stage.blue.url(), "1"), "3");
     stage.blue.sql(ROWS);
     let running = stage.start_falkirk(&["run"]);
-    until("the copy arrives", SOON, || stage.green.count("customer") == 3);
+    // What green changes below has to be there first.
+    let there = [
+        "(SELECT FROM product WHERE id = 2)",
+        "(SELECT FROM orders WHERE id = 1)",
+        "(SELECT FROM coupon WHERE code = 'HALF')",
+    ];
+    until("the copy arrives", SOON, || {
+        stage.green.count("customer") == 3 && there.iter().all(|row| stage.green.count(row) == 1)
+    });
     stage.green.sql(
         "UPDATE customer SET given_name = 'Mary Ann', family_name = 'Smith' WHERE id = 3;
          UPDATE product SET price = 99.9900 WHERE id = 2;
