@@ -223,6 +223,14 @@ pub enum Event {
         /// RESTART IDENTITY was given.
         restart_identity: bool,
     },
+    /// The other link says that a row of the target, or what describes it, must not be there (`marker::Denial`). The
+    /// relation names the target's table.
+    Denied {
+        /// The row's key.
+        key: Box<[Datum]>,
+        /// Only what details of other tables say of it.
+        details: bool,
+    },
 }
 
 /// One change out of the source.
@@ -246,7 +254,7 @@ impl Change {
                 Event::Insert(image) => image.weight_bytes(),
                 Event::Update { before, after } => old(before) + after.weight_bytes(),
                 Event::Delete(before) => old(before),
-                Event::Truncate { .. } => 0,
+                Event::Truncate { .. } | Event::Denied { .. } => 0,
             }
     }
 }

@@ -135,6 +135,70 @@ pub fn parse_list(migration_id: MigrationId, content: &[u8]) -> Option<Vec<RowDi
     (ours && whole).then(|| rows.chunks_exact(16).map(row).collect())
 }
 
+/// A link's word to the other one, in the log of the side that wins: a row of the side that loses must not be there, and
+/// nothing on its way there removes it (L8; `delta::decide::Absence`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// The row of the winning side that is not there.
+    pub row: RowDigest,
+    /// The record that it would be one of several rows of; 0 if of none.
+    pub record: RowDigest,
+    /// Only what details of other tables say of the row is denied: the row itself is there.
+    pub details: bool,
+    /// The table of the losing side.
+    pub table: TableName,
+    /// The key of its row there.
+    pub key: Vec<String>,
+}
+
+/// What is noted for a row that was denied, beside the row itself.
+pub fn denial_digest(row: RowDigest) -> RowDigest {
+    let bytes = row.to_be_bytes();
+    digest("denied", std::iter::once(bytes.as_slice()))
+}
+
+impl Denial {
+    /// The message's content.
+    pub fn to_bytes(&self, migration_id: MigrationId) -> Vec<u8> {
+        let mut bytes = vec![VERSION, if self.details { b'e' } else { b'a' }];
+        bytes.extend_from_slice(&migration_id.0);
+        bytes.extend_from_slice(&self.row.to_be_bytes());
+        bytes.extend_from_slice(&self.record.to_be_bytes());
+        let texts = [&self.table.schema, &self.table.table].into_iter().chain(&self.key);
+        for text in texts {
+            bytes.extend_from_slice(&(text.len() as u32).to_be_bytes());
+            bytes.extend_from_slice(text.as_bytes());
+        }
+        bytes
+    }
+}
+
+/// Reads a denial; `None` if the message is none of this migration.
+pub fn parse_denial(migration_id: MigrationId, content: &[u8]) -> Option<Denial> {
+    let (head, rest) = content.split_at_checked(LIST_HEAD)?;
+    let details = match (head[0], head[1]) {
+        (VERSION, b'a') => false,
+        (VERSION, b'e') => true,
+        _ => return None,
+    };
+    if head[2..] != migration_id.0 {
+        return None;
+    }
+    let (digests, mut rest) = rest.split_at_checked(32)?;
+    let digest = |bytes: &[u8]| bytes.try_into().map_or(0, u128::from_be_bytes);
+    let mut texts = Vec::new();
+    while !rest.is_empty() {
+        let (length, after) = rest.split_at_checked(4)?;
+        let (text, after) = after.split_at_checked(u32::from_be_bytes(length.try_into().ok()?) as usize)?;
+        texts.push(String::from_utf8(text.to_vec()).ok()?);
+        rest = after;
+    }
+    let mut texts = texts.into_iter();
+    let table = TableName::new(texts.next()?, texts.next()?);
+    let (row, record) = (digest(&digests[..16]), digest(&digests[16..]));
+    Some(Denial { row, record, details, table, key: texts.collect() })
+}
+
 /// What a link says about a target transaction that it wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marker {
@@ -239,6 +303,24 @@ mod tests {
         assert_eq!(parse_list(id, &bytes[..bytes.len() - 1]), None);
         assert_eq!(parse_marker(&bytes), None);
         assert_eq!(parse_list(id, &marker().to_bytes()), None);
+    }
+
+    #[test]
+    fn l8_a_denial_survives_the_wire_and_is_nothing_else() {
+        let (id, other) = (MigrationId([7; 16]), MigrationId([8; 16]));
+        let denial = Denial {
+            row: u128::MAX,
+            record: 5,
+            details: true,
+            table: TableName::new("public", "t"),
+            key: vec![String::new(), "ü".to_owned()],
+        };
+        let bytes = denial.to_bytes(id);
+        assert_eq!(parse_denial(id, &bytes), Some(denial));
+        assert_eq!(parse_denial(other, &bytes), None);
+        assert_eq!(parse_denial(id, &bytes[..bytes.len() - 1]), None);
+        assert_eq!((parse_list(id, &bytes), parse_marker(&bytes)), (None, None));
+        assert_eq!(parse_denial(id, &list_to_bytes(id, &[1])), None);
     }
 
     #[test]

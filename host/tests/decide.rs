@@ -113,7 +113,9 @@ fn judge(standing: Standing, facts: &Rows, claims: Vec<Claim>) -> Outcome {
     };
     let parts: [Box<[u64]>; 1] = [Box::from([EXISTENCE, A, B, STATUS])];
     let (targets, standings) = ([target], [standing]);
-    let rules = Rules { targets: &targets, parts: &parts, records: &[], cleared: &[], standings: &standings };
+    let twins: [Box<[usize]>; 1] = [Box::from([0])];
+    let rules =
+        Rules { targets: &targets, parts: &parts, records: &[], cleared: &[], standings: &standings, twins: &twins };
     decide(rules, facts, claims)
 }
 

@@ -6,6 +6,8 @@
 
 #[path = "interleavings/claims.rs"]
 mod claims;
+#[path = "interleavings/locked.rs"]
+mod locked;
 #[path = "interleavings/records.rs"]
 mod records;
 #[path = "interleavings/tables.rs"]
@@ -23,16 +25,27 @@ const POLICIES: [Winner; 2] = [Winner::Blue, Winner::Green];
 
 fn say(name: &str, found: Found) -> Found {
     println!(
-        "{name}: {} states, {} ends, {} of them divergent; {} conflicts, {} agreements, {} reassertions, {} stops",
-        found.states, found.ends, found.divergent, found.conflicts, found.agreements, found.reassertions, found.stopped
+        "{name}: {} states, {} ends, {} of them divergent; {} conflicts, {} agreements, {} reassertions, {} denials, {} stops",
+        found.states,
+        found.ends,
+        found.divergent,
+        found.conflicts,
+        found.agreements,
+        found.reassertions,
+        found.denials,
+        found.stopped
     );
     found
 }
 
-/// Explores both policies over a table of so many columns, and says what was seen.
+/// Explores both policies over a table of so many columns, and says what was seen. Where both sides make equally many
+/// steps, the two are the same world with the names exchanged.
 fn both(name: &str, columns: usize, size: Size, mode: Mode) -> [Found; 2] {
     let of = |winner| say(&format!("{name}, {winner:?} wins"), explore(Table::new(columns), size, winner, mode));
-    POLICIES.map(of)
+    match size.steps[0] == size.steps[1] {
+        true => [of(Winner::Blue); 2],
+        false => POLICIES.map(of),
+    }
 }
 
 /// The same over rows that one side holds in two tables: once the winner, once the loser.
@@ -91,6 +104,19 @@ fn counter_example_31_the_same_model_breaks_if_what_the_winner_applied_is_forgot
 fn counter_example_2_the_same_model_breaks_if_the_loser_does_not_wait_for_the_winners_log() {
     let found = both("without waiting", 1, SMALL, Mode::WithoutWaiting);
     assert!(found.iter().all(|found| found.divergent > 0 && found.stopped > 0));
+}
+
+#[test]
+fn l8_a_row_made_while_its_removal_finds_none_stays_on_one_side_unless_the_winner_denies_it() {
+    let found = both("without denial", 1, SMALL, Mode::WithoutDenial);
+    assert!(found.iter().all(|found| found.divergent > 0));
+}
+
+#[test]
+fn l8_a_row_made_while_it_is_denied_is_lost_unless_it_is_asserted() {
+    let size = Size { steps: [3, 3], ..FULL };
+    let found = both("without correction", 1, size, Mode::WithoutCorrection);
+    assert!(found.iter().all(|found| found.divergent > 0));
 }
 
 #[test]

@@ -83,6 +83,7 @@ fn judge(plan: &Plan, parts: &LinkParts, standing: Standing, facts: &Rows, claim
         records: parts.records(),
         cleared: parts.cleared(),
         standings: &standings,
+        twins: parts.twins(),
     };
     decide(rules, facts, claims)
 }

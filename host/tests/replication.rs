@@ -341,6 +341,7 @@ fn replay(rows: &mut BTreeMap<i64, Vec<Option<String>>>, event: &Event) {
         Event::Delete(Before::Key(old) | Before::Full(old)) => _ = rows.remove(&key(old)).expect("the row is known"),
         Event::Delete(Before::Absent) => panic!("a delete without a key"),
         Event::Truncate { .. } => rows.clear(),
+        Event::Denied { .. } => panic!("there is no other link"),
     }
 }
 

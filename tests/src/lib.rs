@@ -7,6 +7,7 @@
 mod command;
 mod component;
 pub mod ledger;
+mod open;
 mod recipe;
 mod side;
 pub mod twins;
@@ -17,6 +18,7 @@ pub use component::{
     cart_component, cart_schemas, component_with_manifest, operators_component, rules_component, rules_schemas,
     shop_2_3_component, shop_component, shop_schemas, shop_v3_schema, swap_component,
 };
+pub use open::Open;
 pub use recipe::run_recipe;
 pub use side::Side;
 pub use wait::{free_port, until};

@@ -171,7 +171,7 @@ pub(crate) fn wait_for<T>(future: impl Future<Output = T>) -> T {
     RUNTIME.get_or_init(|| Runtime::new().expect("a runtime can be started")).block_on(future)
 }
 
-async fn connect(url: &str) -> Result<Client, String> {
+pub(crate) async fn connect(url: &str) -> Result<Client, String> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.map_err(|error| words(&error))?;
     tokio::spawn(connection);
     Ok(client)

@@ -1,6 +1,6 @@
 //! Both links at once: what each side's application writes reaches the other side, and comes back from nowhere.
 
-use falkirk_tests::{SOON, Stage, until};
+use falkirk_tests::{Open, SOON, Stage, until};
 
 const ITEM: &str =
     "CREATE TABLE item (id int PRIMARY KEY, flag int, note text); ALTER TABLE item REPLICA IDENTITY FULL";
@@ -42,6 +42,37 @@ fn l8_caught_up_means_that_both_links_are() {
     stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
     assert!(same(&stage));
     assert_eq!(stage.blue.count("(SELECT FROM item WHERE note = 'green')"), 10);
+    stage.falkirk(&["clean"]).expect(0);
+}
+
+#[test]
+fn l8_a_row_made_while_its_removal_finds_none_does_not_stay_on_one_side() {
+    let stage = Stage::new("both_denied");
+    let tables = format!("{ITEM}; CREATE TABLE slow (id int PRIMARY KEY); ALTER TABLE slow REPLICA IDENTITY FULL");
+    stage.schemas(&tables, &tables);
+    stage.blue.sql("INSERT INTO item SELECT n, 0, 'old' FROM generate_series(1, 20) n");
+    stage.config("both", "conflict = \"blue_wins\"\ntransforms = []");
+    let running = stage.start_falkirk(&["run"]);
+    until("the copy arrives", SOON, || stage.green.count("item") == 20);
+    // Both sides delete the row, and blue does not hear of green's delete.
+    let deaf = Open::transaction(&stage.blue.administrator_url(), "LOCK TABLE falkirk.checkpoint IN EXCLUSIVE MODE");
+    stage.green.sql("DELETE FROM item WHERE id = 7");
+    // Forward looks for the row, finds none, and has to wait before it may commit.
+    let late = Open::transaction(&stage.green.administrator_url(), "LOCK TABLE slow IN ACCESS EXCLUSIVE MODE");
+    stage.blue.sql("BEGIN; DELETE FROM item WHERE id = 7; INSERT INTO slow VALUES (1); COMMIT");
+    until("forward waits", SOON, || {
+        stage.green.admin("SELECT FROM pg_locks WHERE relation = 'slow'::regclass AND NOT granted").len() == 1
+    });
+    stage.green.sql("INSERT INTO item VALUES (7, 1, 'made meanwhile')");
+    drop(late);
+    until("forward has gone on", SOON, || stage.green.count("slow") == 1);
+    assert_eq!(stage.green.count("(SELECT FROM item WHERE id = 7)"), 1, "what is not there cannot be locked");
+    drop(deaf);
+    until("the row is gone on both sides", SOON, || stage.green.count("item") == 19 && same(&stage));
+    assert_eq!(stage.blue.admin("SELECT kind FROM falkirk.conflict"), [["insert"]], "L3: and it is recorded");
+    stage.green.sql("INSERT INTO item VALUES (7, 2, 'made after it')");
+    until("a later one stays", SOON, || stage.blue.count("item") == 20 && same(&stage));
+    running.terminate().expect(143);
     stage.falkirk(&["clean"]).expect(0);
 }
 

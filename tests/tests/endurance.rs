@@ -6,10 +6,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use falkirk_tests::ledger::{CONFIG, Dice, Ledger, Size};
-use falkirk_tests::{Finished, Running, SOON, Stage, until};
+use falkirk_tests::{Finished, Open, Running, SOON, Stage, until};
 use nix::sys::signal::Signal;
-use tokio::runtime::Runtime;
-use tokio_postgres::{Client, NoTls};
 
 const TABLES: &str = "CREATE TABLE item (id bigint PRIMARY KEY, amount bigint NOT NULL, remark text);";
 const SMALL: Size = Size { accounts: 50, pairs: 500, parts: 500, remark_bytes: 20 };
@@ -19,29 +17,6 @@ const END: Duration = Duration::from_secs(10);
 
 /// Some tests take their time on a busy machine; what they wait for is no promise of the host's.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A session that stays open in a transaction.
-struct Open {
-    runtime: Runtime,
-    client: Client,
-}
-
-impl Open {
-    fn transaction(url: &str, sql: &str) -> Open {
-        let runtime = Runtime::new().expect("a runtime can be started");
-        let client = runtime.block_on(async {
-            let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("a connection");
-            tokio::spawn(connection);
-            client.batch_execute(&format!("BEGIN; {sql}")).await.expect("a statement");
-            client
-        });
-        Open { runtime, client }
-    }
-
-    fn commit(self) {
-        self.runtime.block_on(self.client.batch_execute("COMMIT")).expect("a commit");
-    }
-}
 
 fn copied(stage: &Stage, green: &str) {
     stage.schemas(TABLES, green);

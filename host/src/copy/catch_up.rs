@@ -92,7 +92,7 @@ impl FinishedChunks {
             table.key.iter().map(part).collect()
         };
         let keys = match &placed.change.event {
-            Event::Truncate { .. } => return Ok(None),
+            Event::Truncate { .. } | Event::Denied { .. } => return Ok(None),
             Event::Insert(after) => Keys { before: None, after: key(after) },
             Event::Delete(Before::Full(before) | Before::Key(before)) => Keys { before: key(before), after: None },
             Event::Delete(Before::Absent) => Keys::default(),

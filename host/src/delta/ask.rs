@@ -93,7 +93,7 @@ pub fn ask(source: &Source, event: &Event) -> Ask {
                 after: sum.after || ask.after,
             })
         }
-        Event::Truncate { .. } => Ask::default(),
+        Event::Truncate { .. } | Event::Denied { .. } => Ask::default(),
     }
 }
 

@@ -18,7 +18,8 @@
 //! What is left out here has to be undone over there. Usually the winner's change does that when it arrives. It does not
 //! where the loser's change concerned the row's existence and the winner's only a column: the loser deleted and
 //! inserted the row anew, and the winner's patch would fill one column of the new row only. Then the winner asserts the
-//! row again: see [`Reassertion`].
+//! row again: see [`Reassertion`]. Nor does it where the winner removed a row that was not there: nothing was locked, and
+//! the loser's may have come a moment before that commit. Then the winner denies it: see [`Absence`].
 //!
 //! Where rows of several tables stand for one row (`plan::records`), a conflict is one of all of them, and the winner's
 //! claims say as well which rows are not there. A detail's being there is a value like any other.
@@ -27,6 +28,7 @@
 //! rows of different keys that claim one unique value (counter-example 35); the statement fails, and the row is parked:
 //! each of its later changes tries to write the whole of it.
 
+mod outcome;
 mod records;
 mod rows;
 
@@ -39,7 +41,8 @@ use crate::plan::parts::{ALL, EXISTENCE};
 use crate::plan::records::Record;
 use crate::plan::{Columns, Target};
 
-pub use records::{details_last, kin};
+pub use outcome::{Absence, Conflict, Lost, Outcome, Reassertion, Verdict};
+pub use records::{denied, details_last, kin};
 pub use rows::key_of;
 use rows::{joined, part_of, select, unexpected};
 
@@ -87,6 +90,22 @@ pub trait Facts {
         false
     }
 
+    /// Whether the row was to be asserted again for this very decision and was not there: this transaction makes it, and
+    /// must not, because what lost afterwards could not be sent.
+    fn barred(&self, _target: usize, _key: &Key) -> bool {
+        false
+    }
+
+    /// Whether it was said after this target position that the source must not have the row (`marker::Denial`).
+    fn denied_since(&self, _target: usize, _key: &Key, _after: Lsn) -> bool {
+        false
+    }
+
+    /// Whether that was said for this very decision.
+    fn denied(&self, _target: usize, _key: &Key) -> bool {
+        false
+    }
+
     /// What an operator decided for this claim on this row, or on another of its record, under [`Standing::Stops`].
     fn resolved(&self, _claim: &Claim, _key: &Key) -> Option<Standing> {
         None
@@ -109,93 +128,6 @@ pub enum Standing {
     Stops,
 }
 
-/// What a claim that lost would have done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lost {
-    /// An insert, or the new key of a rekey.
-    Insert,
-    /// Columns of a patch.
-    Patch,
-    /// A delete, or the old key of a rekey.
-    Delete,
-}
-
-/// A claim, or a part of one, that lost; or for which nobody decided.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Conflict {
-    /// Position in `Plan::targets`.
-    pub target: usize,
-    /// The row.
-    pub key: Key,
-    /// What was left out.
-    pub lost: Lost,
-    /// The columns that were not written; empty for a delete.
-    pub columns: Columns,
-    /// The claim's values for them.
-    pub values: Box<[Datum]>,
-    /// The claim's `knew`.
-    pub knew: Lsn,
-    /// The claim's `at`.
-    pub at: Lsn,
-    /// The claim's `from`.
-    pub from: Option<(usize, Key)>,
-}
-
-/// A row of the target that the target's link has to send anew, because nothing on its way to the source undoes what
-/// lost here.
-///
-/// The caller writes nothing of the batch. It touches the row in a transaction of its own, unsigned, as if the target's
-/// application had written it as it is, and decides the batch again: by then the row has changed as a whole, so the
-/// same claims lose to it, and the other link brings the whole row (`stream::notes::changed`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reassertion {
-    /// Position in `Plan::targets`.
-    pub target: usize,
-    /// The row.
-    pub key: Key,
-    /// The parts to be sent.
-    pub parts: u64,
-}
-
-/// Why a batch ends before one of its transactions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// A conflict that an operator has to decide.
-    Stop(Conflict),
-    /// Tables were emptied: that cannot be decided row by row (counter-example 11).
-    Truncate {
-        /// Position in `Plan::targets`.
-        target: usize,
-        /// The claim's `at`.
-        at: Lsn,
-    },
-    /// The row is not as it should be and no change of the application explains it: a second writer.
-    Unexpected {
-        /// Position in `Plan::targets`.
-        target: usize,
-        /// The row.
-        key: Key,
-        /// The claim's `at`.
-        at: Lsn,
-    },
-}
-
-/// What was decided.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
-    /// What to apply, in source order; to be folded.
-    pub operations: Vec<Operation>,
-    /// What lost, to be recorded in the same target transaction.
-    pub conflicts: Vec<Conflict>,
-    /// Rows to be asserted again, each once.
-    pub reassertions: Vec<Reassertion>,
-    /// Claims that asked for what is so already.
-    pub agreements: u64,
-    /// Why the batch ends early; nothing above belongs to the transaction it names, nor to a later one. Counts only if
-    /// there is nothing to be asserted again before.
-    pub verdict: Option<Verdict>,
-}
-
 /// What decisions are made by, beside the facts.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules<'p> {
@@ -209,6 +141,8 @@ pub struct Rules<'p> {
     pub cleared: &'p [Columns],
     /// By target.
     pub standings: &'p [Standing],
+    /// `LinkParts::twins`.
+    pub twins: &'p [Box<[usize]>],
 }
 
 /// Decides the claims of one target transaction, in source order.
@@ -330,7 +264,7 @@ impl<F: Facts> Judge<'_, F> {
         if !here && let Some((insert, key)) = self.anew(&claim, &key) {
             return self.yield_to(insert, key, stops);
         }
-        let record = self.facts.changed(target, &key, claim.knew);
+        let record = self.facts.changed(target, &key, claim.knew) | self.barred(target, &key);
         let theirs = record & self.detail(target).unwrap_or(ALL);
         // A detail is there or not whatever happens to its row, unless the row itself comes or goes.
         let at_all = theirs != 0 || (record != 0 && claim.changed == ALL);
@@ -432,8 +366,13 @@ impl<F: Facts> Judge<'_, F> {
             return Err(Box::new(Verdict::Stop(conflict)));
         }
         self.assert_again(claim, &key, parts);
+        self.assert_absent(claim, &key, parts);
         self.outcome.conflicts.push(conflict);
         Ok(())
+    }
+
+    fn barred(&self, target: usize, key: &Key) -> u64 {
+        if self.facts.barred(target, key) { ALL } else { 0 }
     }
 
     fn exists(&self, target: usize, key: &Key) -> bool {

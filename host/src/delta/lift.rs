@@ -131,7 +131,7 @@ impl Lifter {
                 }
                 Ok(())
             }
-            Event::Truncate { .. } => Ok(()),
+            Event::Truncate { .. } | Event::Denied { .. } => Ok(()),
         }
     }
 

@@ -51,6 +51,7 @@ pub struct LinkParts {
     target_records: Vec<Option<Record>>,
     cleared: Vec<Columns>,
     routed: Vec<bool>,
+    twins: Vec<Box<[usize]>>,
 }
 
 impl LinkParts {
@@ -87,6 +88,11 @@ impl LinkParts {
     /// For every target, the columns that are NULL in a new row until a detail of it comes.
     pub fn cleared(&self) -> &[Columns] {
         &self.cleared
+    }
+
+    /// For every target, the sources of whose rows each comes and goes with its own row of the target, on both links.
+    pub fn twins(&self) -> &[Box<[usize]>] {
+        &self.twins
     }
 
     /// Whether a source row that stands for no row of the target says that none is there. It cannot where its key may be
@@ -240,8 +246,11 @@ impl Parts {
             graph.note_rules(plan, reads_green);
         }
         let bits = graph.bits();
-        let of = |plan, reads_green| of_link(&graph.families, &bits, plan, reads_green);
-        Parts { forward: of(forward, false), backward: of(backward, true) }
+        let of = |plan, back, reads_green| LinkParts {
+            twins: twins(plan, back),
+            ..of_link(&graph.families, &bits, plan, reads_green)
+        };
+        Parts { forward: of(forward, backward, false), backward: of(backward, forward, true) }
     }
 }
 
@@ -264,7 +273,7 @@ fn of_link<'p>(families: &Families<'p>, bits: &Bits<'p>, plan: &'p Plan, reads_g
     let (targets, target_records) = targets.unzip();
     let cleared = (0..plan.targets.len()).map(|target| cleared(families, plan, reads_green, target)).collect();
     let routed = (0..plan.targets.len()).map(|target| has_one_source(families, plan, reads_green, target)).collect();
-    LinkParts { sources, targets, source_records, target_records, cleared, routed }
+    LinkParts { sources, targets, source_records, target_records, cleared, routed, twins: Vec::new() }
 }
 
 fn of_table<'p>(
@@ -311,6 +320,22 @@ fn cleared(families: &Families<'_>, plan: &Plan, reads_green: bool, target: usiz
         outputs.filter(|output| output.target == target && output.write == Write::Patch && output.on_remove_null);
     let columns: BTreeSet<u16> = nulls.flat_map(|output| output.columns.iter().copied()).collect();
     columns.into_iter().collect()
+}
+
+/// By target of `plan`: sources whose rows own one row of it, and are owned by it on the way back.
+fn twins(plan: &Plan, back: &Plan) -> Vec<Box<[usize]>> {
+    let owns = |plan: &Plan, source: usize, table: &TableName| {
+        let own = |output: &&Output| output.write == Write::Own && plan.targets[output.target].name == *table;
+        let mut outputs = plan.sources[source].rule.outputs.iter().filter(own);
+        matches!((outputs.next(), outputs.next()), (Some(output), None) if !output.many)
+    };
+    let way_back = |table: &TableName| back.sources.iter().position(|source| source.name == *table);
+    let of = |target: &TableName| -> Box<[usize]> {
+        let Some(way_back) = way_back(target) else { return Box::from([]) };
+        let is_twin = |source: &usize| owns(plan, *source, target) && owns(back, way_back, &plan.sources[*source].name);
+        (0..plan.sources.len()).filter(is_twin).collect()
+    };
+    plan.targets.iter().map(|target| of(&target.name)).collect()
 }
 
 /// Whether no two source rows with one key could both stand in the target.

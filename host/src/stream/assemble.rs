@@ -14,11 +14,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::change::{Change, Commit, Event};
+use crate::change::{Change, Commit, Datum, Event, Relation};
 use crate::decode::Message;
 use crate::lsn::Lsn;
-use crate::marker::{self, Link, Marker, MarkerKind, MigrationId, RowDigest};
+use crate::marker::{self, Denial, Link, Marker, MarkerKind, MigrationId, RowDigest};
 use crate::plan::Plan;
+use crate::plan::parts::ALL;
 use crate::problem::{Blame, Outcome, Problem};
 
 use super::notes::Notebook;
@@ -203,10 +204,10 @@ impl Assembler {
             }
             Message::Logical { transactional, prefix, content } => {
                 if transactional && prefix == marker::PREFIX {
-                    self.signed(marker::parse_marker(&content))?;
-                    self.listed(&content);
+                    self.logical(&content)
+                } else {
+                    Ok(())
                 }
-                Ok(())
             }
             Message::Commit(commit) => {
                 if let Some(mut open) = self.open.take() {
@@ -218,6 +219,13 @@ impl Assembler {
             }
             Message::Origin => Ok(()),
         }
+    }
+
+    fn logical(&mut self, content: &[u8]) -> Outcome<()> {
+        self.signed(marker::parse_marker(content))?;
+        self.listed(content);
+        self.denied(marker::parse_denial(self.own.0, content));
+        Ok(())
     }
 
     /// L7: what the other link of this migration wrote is not sent back. A marker of another migration is an ordinary
@@ -247,6 +255,19 @@ impl Assembler {
         for row in marker::parse_list(self.own.0, content).unwrap_or_default() {
             *listed.entry(row).or_default() += 1;
         }
+    }
+
+    /// L8: what the other link denies counts as a change of the row that is not there, and asks for the removal of the row
+    /// that is.
+    fn denied(&mut self, denial: Option<Denial>) {
+        let (Some(open), Some(denial)) = (self.open.as_mut().filter(|open| !open.skip), denial) else { return };
+        let records = [denial.row, denial.record, marker::denial_digest(denial.row)].into_iter();
+        open.notes.extend(records.filter(|row| *row != 0).map(|row| (row, ALL)));
+        let relation = Relation { oid: 0, name: denial.table, identity: b'd', columns: Vec::new() };
+        let key = denial.key.into_iter().map(Datum::text).collect();
+        let event = Event::Denied { key, details: denial.details };
+        let change = Change { relation: Arc::new(relation), event };
+        self.changes.push(Placed { change, at: open.commit_lsn, knew: self.context, echo: false });
     }
 
     /// L7: of a transaction that the other link has written, what it has not listed was done by the source's own triggers

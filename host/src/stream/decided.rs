@@ -17,18 +17,18 @@ use tokio::sync::watch;
 
 use crate::apply::writer::{Batch, Closing, Lost, LostFrom, Recent, Writer, other_link_silent};
 use crate::change::Datum;
-use crate::delta::decide::{self, Claim, Conflict, Facts, Reassertion, Rules, Standing, Verdict};
+use crate::delta::decide::{self, Claim, Conflict, Facts, Rules, Standing, Verdict};
 use crate::delta::fold::Folder;
 use crate::delta::{Effect, Key};
 use crate::live::Live;
 use crate::lsn::Lsn;
-use crate::marker::{RowDigest, record_digest, row_digest};
-use crate::names::{quote_name, quote_text};
+use crate::marker::{RowDigest, denial_digest, record_digest, row_digest};
 use crate::pg::session::Session;
 use crate::plan::Plan;
 use crate::plan::parts::LinkParts;
 use crate::problem::{Blame, Outcome, Problem};
 
+use super::asserted::Said;
 use super::seen::Seen;
 use super::settled::Settled;
 
@@ -76,7 +76,7 @@ struct Known<'k> {
     there: HashMap<(usize, Key), bool>,
     theirs: &'k Seen,
     settled: &'k Settled,
-    asserted: &'k HashSet<(usize, Key)>,
+    said: &'k Said,
 }
 
 impl Facts for Known<'_> {
@@ -111,7 +111,19 @@ impl Facts for Known<'_> {
     }
 
     fn asserted(&self, target: usize, key: &Key) -> bool {
-        self.asserted.contains(&(target, key.clone()))
+        self.said.asserted.contains(&(target, key.clone()))
+    }
+
+    fn barred(&self, target: usize, key: &Key) -> bool {
+        self.said.barred.contains(&(target, key.clone()))
+    }
+
+    fn denied_since(&self, target: usize, key: &Key, after: Lsn) -> bool {
+        self.theirs.changed(denial_digest(digest(self.plan, target, key)), after) != 0
+    }
+
+    fn denied(&self, target: usize, key: &Key) -> bool {
+        self.said.denied.contains(&(target, key.clone()))
     }
 }
 
@@ -119,7 +131,7 @@ pub(super) fn digest(plan: &Plan, target: usize, key: &Key) -> RowDigest {
     row_digest(&plan.targets[target].name, key.iter().map(text_of))
 }
 
-fn text_of(datum: &Datum) -> &[u8] {
+pub(super) fn text_of(datum: &Datum) -> &[u8] {
     match datum {
         Datum::Text(text) => text,
         Datum::Null | Datum::Unset => b"",
@@ -146,7 +158,7 @@ impl Deciding {
             let Claims { first, last, recent, .. } = batch;
             return writer.write(Batch { segments: Vec::new(), first, last, recent }).await;
         }
-        let mut asserted = HashSet::new();
+        let mut said = Said::default();
         let decided = loop {
             let there = self.lock(writer, plan, &batch).await?;
             let known = Known {
@@ -155,12 +167,12 @@ impl Deciding {
                 there,
                 theirs: &self.theirs,
                 settled: &self.settled,
-                asserted: &asserted,
+                said: &said,
             };
             let rules = self.rules(plan);
             let decided = decide::decide(rules, &known, batch.claims.clone());
             // What is to be asserted again may explain what looked like a second writer's doing.
-            if decided.reassertions.is_empty() {
+            if decided.reassertions.is_empty() && decided.absences.is_empty() {
                 let Some(verdict) = decided.verdict else { break decided };
                 writer.abandon().await?;
                 let recorded = self.record_open(writer, plan, &verdict, strict).await?;
@@ -169,8 +181,7 @@ impl Deciding {
             // The rows are written as they are, like the target's application would, so that they travel as a whole.
             // Decided again after that, their claims lose to it.
             writer.abandon().await?;
-            self.touch(plan, &decided.reassertions).await?;
-            asserted.extend(decided.reassertions.into_iter().map(|row| (row.target, row.key)));
+            self.say(writer.identity().migration_id, plan, decided, &mut said).await?;
             if batch.first.is_none() {
                 return Err(other_link_silent());
             }
@@ -213,27 +224,8 @@ impl Deciding {
             records: self.ruled.parts.records(),
             cleared: self.ruled.parts.cleared(),
             standings: &self.ruled.standings,
+            twins: self.ruled.parts.twins(),
         }
-    }
-
-    /// Writes rows of the target with nothing changed, unsigned: the other link sends them whole (L8).
-    async fn touch(&self, plan: &Plan, rows: &[Reassertion]) -> Outcome<()> {
-        for row in rows {
-            let target = &plan.targets[row.target];
-            let column = (0..target.columns.len())
-                .find(|column| !target.columns[*column].generated && !target.key.contains(&(*column as u16)));
-            let name = |column: usize| quote_name(&target.columns[column].name);
-            let set = name(column.unwrap_or_else(|| target.key.first().copied().unwrap_or_default().into()));
-            let found: Vec<String> = target
-                .key
-                .iter()
-                .zip(&row.key)
-                .map(|(column, datum)| format!("{} = {}", name(usize::from(*column)), literal(datum)))
-                .collect();
-            let update = format!("UPDATE {} SET {set} = {set} WHERE {}", target.name.sql(), found.join(" AND "));
-            self.nudge.run(&update).await.map_err(|problem| problem.table(&target.name))?;
-        }
-        Ok(())
     }
 
     /// L8: the rows of a batch, locked, with everything known that the target's application did to them before.
@@ -415,12 +407,5 @@ impl Deciding {
             }
         };
         problem.table(&plan.targets[target].name).position(at)
-    }
-}
-
-fn literal(datum: &Datum) -> String {
-    match datum {
-        Datum::Text(text) => quote_text(&String::from_utf8_lossy(text)),
-        Datum::Null | Datum::Unset => "NULL".to_owned(),
     }
 }

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::change::{Before, Change, Event, Image};
-use crate::delta::decide::{Claim, details_last};
+use crate::delta::decide::{Claim, denied, details_last};
 use crate::delta::fold::Folder;
 use crate::delta::lift::{self, LiftError, Lifter};
 use crate::delta::moves::{Lifted, Moves};
-use crate::delta::{Effect, Key, Operation, Set, Whole};
+use crate::delta::{ANY_OWNER, Effect, Key, Operation, Set, Whole};
 use crate::lsn::Lsn;
 use crate::manifest::Write;
+use crate::plan::parts::ALL;
 use crate::plan::{Answer, Plan, Source};
 use crate::problem::{Blame, Problem};
 use crate::transform::Guest;
@@ -109,6 +110,14 @@ impl Lifting {
             claims.push(Claim { operation, whole, changed, knew, at, from });
         };
         self.lift_each(changes, relations, &mut |step, operation, whole| {
+            if let Event::Denied { key, details } = step.event.as_ref() {
+                let parts = (notebook.parts().records(), notebook.parts().cleared());
+                for operation in denied(parts, (operation.target, key), *details) {
+                    let lifted = Lifted { change: step.change, operation, whole: None, changed: ALL, from: None };
+                    moves.push(changes[step.change].at, lifted, &mut claim);
+                }
+                return;
+            }
             let key = &plan.sources[step.source].key;
             // L8: a row of another source row may stand under the key.
             if matches!(operation.effect, Effect::Absent { .. }) && !notebook.parts().says_absent(operation.target) {
@@ -147,6 +156,16 @@ impl Lifting {
                 take(&step, truncate(&plan, tables, relations).map_err(fault)?, None);
                 continue;
             }
+            if let Event::Denied { key, .. } = step.event.as_ref() {
+                let table = &changes[step.change].change.relation.name;
+                let Some(target) = plan.targets.iter().position(|target| target.name == *table) else { continue };
+                if self.lifter.wholes.is_none() {
+                    return Err(fault(both_needed().table(table)));
+                }
+                let effect = Effect::Delete { key: key.clone() };
+                take(&step, Operation { target, owner_before: ANY_OWNER, owner_after: ANY_OWNER, effect }, None);
+                continue;
+            }
             let mirror = std::mem::take(&mut step.mirror);
             if step.echo || matches!(step.event.as_ref(), Event::Delete(Before::Absent) if plan.is_keyed()) {
                 mirror.into_iter().for_each(|operation| take(&step, operation, None));
@@ -175,6 +194,12 @@ impl Lifting {
         let mut steps = Vec::with_capacity(changes.len());
         for (at, placed) in changes.iter().enumerate() {
             let Change { relation, event } = &placed.change;
+            if matches!(event, Event::Denied { .. }) {
+                // No row of a source: it passes by whatever rows depend on.
+                let event = std::borrow::Cow::Borrowed(event);
+                steps.push(Step { change: at, source: 0, event, echo: true, mirror: Vec::new() });
+                continue;
+            }
             let (source, order) = match relations.get(relation) {
                 Some(Bound::LeftOut) => continue,
                 Some(Bound::Source { source, order, .. }) => (*source, order.as_deref()),
@@ -222,7 +247,7 @@ impl Lifting {
                 Event::Update { before: Before::Full(before), after } => (Some(before), Some(after)),
                 Event::Update { after, .. } => (None, Some(after)),
                 Event::Delete(Before::Full(before) | Before::Key(before)) => (Some(before), None),
-                Event::Delete(Before::Absent) | Event::Truncate { .. } => (None, None),
+                Event::Delete(Before::Absent) | Event::Truncate { .. } | Event::Denied { .. } => (None, None),
             };
             let wanted = [before.filter(|_| asked.before), after.filter(|_| asked.after)];
             for image in wanted.into_iter().flatten() {
@@ -249,7 +274,7 @@ fn row_of(step: &Step<'_>, key: &[usize]) -> Option<(usize, Key)> {
     let image = match step.event.as_ref() {
         Event::Insert(image) | Event::Update { after: image, .. } => image,
         Event::Delete(Before::Full(image) | Before::Key(image)) => image,
-        Event::Delete(Before::Absent) | Event::Truncate { .. } => return None,
+        Event::Delete(Before::Absent) | Event::Truncate { .. } | Event::Denied { .. } => return None,
     };
     Some((step.source, key.iter().map(|column| image.datum(*column)).collect()))
 }
@@ -258,7 +283,7 @@ fn row_of(step: &Step<'_>, key: &[usize]) -> Option<(usize, Key)> {
 fn lacks_old_row(source: &Source, event: &Event) -> bool {
     let whole = match event {
         Event::Update { before, .. } | Event::Delete(before) => matches!(before, Before::Full(_)),
-        Event::Insert(_) | Event::Truncate { .. } => true,
+        Event::Insert(_) | Event::Truncate { .. } | Event::Denied { .. } => true,
     };
     source.depends.is_any() && !whole
 }
@@ -312,6 +337,15 @@ fn truncate(plan: &Plan, tables: &[Arc<crate::change::Relation>], relations: &Re
     targets.dedup();
     let target = targets.first().copied().unwrap_or_default();
     Ok(Operation { target, owner_before: 0, owner_after: 0, effect: Effect::Truncate { targets } })
+}
+
+fn both_needed() -> Problem {
+    Problem::stop(
+        Blame::Config,
+        "BOTH_NEEDED",
+        "both links wrote, and a row that lost against the other side is still to be removed from this one",
+    )
+    .remedy("start with direction = \"both\" once, until both links have caught up")
 }
 
 fn lift_problem(error: LiftError) -> Problem {

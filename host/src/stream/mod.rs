@@ -11,6 +11,7 @@
 //! starts again from the checkpoint, exactly as after a crash (L2).
 
 pub mod assemble;
+mod asserted;
 mod batches;
 mod decided;
 pub mod exchange;

@@ -124,7 +124,7 @@ fn images(event: &Event) -> (Option<&Image>, Option<&Image>) {
         Event::Update { before: Before::Full(before) | Before::Key(before), after } => (Some(before), Some(after)),
         Event::Update { before: Before::Absent, after } => (None, Some(after)),
         Event::Delete(Before::Full(before) | Before::Key(before)) => (Some(before), None),
-        Event::Delete(Before::Absent) | Event::Truncate { .. } => (None, None),
+        Event::Delete(Before::Absent) | Event::Truncate { .. } | Event::Denied { .. } => (None, None),
     }
 }
 

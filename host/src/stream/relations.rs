@@ -150,7 +150,7 @@ pub fn in_order(event: &Event, order: &[usize]) -> Event {
         Event::Insert(image) => Event::Insert(reordered(image, order)),
         Event::Update { before, after } => Event::Update { before: old(before), after: reordered(after, order) },
         Event::Delete(before) => Event::Delete(old(before)),
-        Event::Truncate { .. } => event.clone(),
+        Event::Truncate { .. } | Event::Denied { .. } => event.clone(),
     }
 }
 

@@ -138,7 +138,7 @@ impl Trial {
                 Event::Update { before: Before::Full(before), after } => (Some(before), Some(after)),
                 Event::Update { after, .. } => (None, Some(after)),
                 Event::Delete(Before::Full(before) | Before::Key(before)) => (Some(before), None),
-                Event::Delete(Before::Absent) | Event::Truncate { .. } => (None, None),
+                Event::Delete(Before::Absent) | Event::Truncate { .. } | Event::Denied { .. } => (None, None),
             };
             if let Some(image) = gone {
                 rows.insert(of(&image).0, None);

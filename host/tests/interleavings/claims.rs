@@ -10,7 +10,8 @@ use falkirk::names::TableName;
 use falkirk::plan::parts::{ALL, EXISTENCE};
 use falkirk::plan::{Case, Columns, Target, TargetColumn};
 
-use crate::world::{Locked, Notes, Shape};
+use crate::locked::{Locked, Notes};
+use crate::world::Shape;
 
 /// The row: absent, or a small number in each column; columns that a model does not use stay 0.
 pub type Row = Option<[u8; 2]>;
@@ -98,7 +99,8 @@ impl Table {
     fn with(&self, effect: Effect, row: Row, changed: u64, knew: u8, at: usize) -> Claim {
         let operation = Operation { target: 0, owner_before: 1, owner_after: 1, effect };
         let whole = row.map(|row| self.whole(row));
-        Claim { operation, whole, changed, knew: Lsn(knew.into()), at: Lsn(at as u64), from: None }
+        let from = Some((0, self.key.clone()));
+        Claim { operation, whole, changed, knew: Lsn(knew.into()), at: Lsn(at as u64), from }
     }
 }
 
@@ -148,11 +150,16 @@ impl Shape for Table {
     }
 
     fn notes(&self, [before, after]: [Row; 2]) -> Notes {
-        [mask(before, after); 3]
+        let mask = mask(before, after);
+        [mask, mask, mask, 0]
     }
 
     fn touch_notes(&self, _table: usize, _parts: u64) -> Notes {
-        [ALL; 3]
+        [ALL, ALL, ALL, 0]
+    }
+
+    fn denied(&self, _from: usize, _details: bool, at: usize) -> Vec<Claim> {
+        vec![self.with(Effect::Delete { key: self.key.clone() }, None, ALL, 0, at)]
     }
 
     fn is_there(&self, _side: usize, row: Row, _table: usize) -> bool {
@@ -161,8 +168,14 @@ impl Shape for Table {
 
     fn decide(&self, _side: usize, wins: bool, facts: &Locked<'_, Self>, claims: Vec<Claim>) -> Outcome {
         let standings = [standing(wins)];
-        let rules =
-            Rules { targets: &self.targets, parts: &self.parts, records: &[], cleared: &[], standings: &standings };
+        let rules = Rules {
+            targets: &self.targets,
+            parts: &self.parts,
+            records: &[],
+            cleared: &[],
+            standings: &standings,
+            twins: &[Box::from([0])],
+        };
         decide(rules, facts, claims)
     }
 
@@ -183,10 +196,6 @@ impl Shape for Table {
                 other => panic!("the model asks for no {other:?}"),
             }
         }
-    }
-
-    fn asserts_anew(&self) -> bool {
-        false
     }
 }
 

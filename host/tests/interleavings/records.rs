@@ -5,19 +5,20 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use falkirk::change::{Before, Datum, Event, Image};
-use falkirk::delta::decide::{Claim, Outcome, Rules, decide, details_last};
+use falkirk::delta::decide::{Claim, Outcome, Rules, decide, denied, details_last};
 use falkirk::delta::lift::Lifter;
 use falkirk::delta::moves::{Lifted, Moves};
-use falkirk::delta::{Effect, Operation};
+use falkirk::delta::{Effect, Key, Operation};
 use falkirk::lsn::Lsn;
 use falkirk::marker::{record_digest, row_digest};
-use falkirk::plan::parts::{LinkParts, Parts};
+use falkirk::plan::parts::{ALL, LinkParts, Parts};
 use falkirk::plan::{OutputRow, Plan};
 use falkirk::stream::notes::{Notebook, changed};
 
 use crate::claims::{number, standing};
+use crate::locked::{Locked, Notes};
 use crate::tables;
-use crate::world::{L, Locked, Notes, Shape, W};
+use crate::world::{L, Shape, W};
 
 /// The value of either table's row, or of either part; each side as a whole is one of them.
 pub type Row = [Option<u8>; 2];
@@ -154,8 +155,8 @@ impl Records {
         lifter.wholes = Some(HashMap::new());
         let mut moves = Moves::new(&plan.targets);
         let mut claims = Vec::new();
-        let mut take = |Lifted { operation, whole, changed, .. }| {
-            claims.push(Claim { operation, whole, changed, knew: Lsn::ZERO, at: Lsn::ZERO, from: None });
+        let mut take = |Lifted { operation, whole, changed, from, .. }| {
+            claims.push(Claim { operation, whole, changed, knew: Lsn::ZERO, at: Lsn::ZERO, from });
         };
         for (source, event) in self.events(done) {
             let of = &plan.sources[source];
@@ -172,7 +173,8 @@ impl Records {
             let changed = changed(&self.parts[reads], source, &of.key, &event);
             for (at, operation) in operations.into_iter().enumerate() {
                 let whole = lifter.wholes.as_mut().and_then(|wholes| wholes.remove(&at));
-                moves.push(Lsn(1), Lifted { change: 0, operation, whole, changed, from: None }, &mut take);
+                let from = Some((source, Key::from([Datum::text(KEY)])));
+                moves.push(Lsn(1), Lifted { change: 0, operation, whole, changed, from }, &mut take);
             }
         }
         moves.finish(&mut take);
@@ -197,7 +199,7 @@ impl Records {
         let key = || std::iter::once(KEY.as_bytes());
         let row = |target: usize| targets.get(target).map_or(0, |target| of(row_digest(&target.name, key())));
         let record = self.parts[writes].records()[0].as_ref();
-        [record.map_or(row(0), |record| of(record_digest(&record.family, key()))), row(0), row(1)]
+        [record.map_or(row(0), |record| of(record_digest(&record.family, key()))), row(0), row(1), 0]
     }
 }
 
@@ -261,6 +263,18 @@ impl Shape for Records {
         self.noted((W, row, row, Some(table)))
     }
 
+    fn denied(&self, from: usize, details: bool, at: usize) -> Vec<Claim> {
+        let table = &self.plans[self.reads(L)].sources[from].name;
+        let targets = &self.plans[self.writes(L)].targets;
+        let target = targets.iter().position(|target| target.name == *table).unwrap();
+        let (knew, at) = (Lsn::ZERO, Lsn(at as u64));
+        let parts = &self.parts[self.writes(L)];
+        let key = Key::from([Datum::text(KEY)]);
+        let operations = denied((parts.records(), parts.cleared()), (target, &key), details);
+        let claim = |operation| Claim { operation, whole: None, changed: ALL, knew, at, from: None };
+        operations.into_iter().map(claim).collect()
+    }
+
     fn is_there(&self, side: usize, row: Row, target: usize) -> bool {
         match side == self.split {
             true => row[self.slot(target)].is_some(),
@@ -277,6 +291,7 @@ impl Shape for Records {
             records: parts.records(),
             cleared: parts.cleared(),
             standings: &standings,
+            twins: parts.twins(),
         };
         decide(rules, facts, claims)
     }
@@ -330,10 +345,6 @@ impl Shape for Records {
                 }
             }
         }
-    }
-
-    fn asserts_anew(&self) -> bool {
-        self.kind == Kind::Described
     }
 }
 

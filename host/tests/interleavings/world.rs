@@ -4,13 +4,14 @@
 //! renumbered after every step, and states that differ in nothing else are one.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-
 use std::fmt::Debug;
 use std::hash::Hash;
 
-use falkirk::delta::decide::{Claim, Facts, Outcome, Reassertion};
-use falkirk::delta::{Effect, Key, Operation};
-use falkirk::lsn::Lsn;
+use falkirk::delta::decide::{Claim, Outcome, Reassertion};
+use falkirk::delta::{Effect, Operation};
+use falkirk::plan::parts::ALL;
+
+use crate::locked::{Locked, Notes, Said};
 
 /// What stands on the two sides for one row, and what a change of it asks for. Sides are [`W`] and [`L`].
 pub trait Shape {
@@ -30,52 +31,14 @@ pub trait Shape {
     fn notes(&self, rows: [Self::Row; 2]) -> Notes;
     /// What a touch changed.
     fn touch_notes(&self, table: usize, parts: u64) -> Notes;
+    /// What W asks for when L's row of this claim must not be there.
+    fn denied(&self, from: usize, details: bool, at: usize) -> Vec<Claim>;
     /// Whether a side has the row of a table.
     fn is_there(&self, side: usize, row: Self::Row, table: usize) -> bool;
     /// Decides claims on a side.
     fn decide(&self, side: usize, wins: bool, facts: &Locked<'_, Self>, claims: Vec<Claim>) -> Outcome;
     /// Writes to a side, which refuses what PostgreSQL would refuse.
     fn write(&self, side: usize, row: &mut Self::Row, operations: &[Operation]);
-    /// Whether rows may be asserted again without end as long as the host dies before it writes.
-    fn asserts_anew(&self) -> bool;
-}
-
-/// What was changed of the row as a whole, and of what stands for it in each table.
-pub type Notes = [u64; 3];
-
-/// The target's side of a decision: what is there as it is locked, and what its application changed, by position.
-pub struct Locked<'a, S: Shape + ?Sized> {
-    pub shape: &'a S,
-    pub side: usize,
-    pub row: S::Row,
-    pub changes: &'a [(u8, Notes)],
-    pub asserted: &'a [usize],
-    pub by_table: bool,
-}
-
-impl<S: Shape + ?Sized> Locked<'_, S> {
-    fn noted(&self, at: usize, after: Lsn) -> u64 {
-        let later = self.changes.iter().filter(|(position, _)| u64::from(*position) > after.0);
-        later.fold(0, |mask, (_, notes)| mask | notes[at])
-    }
-}
-
-impl<S: Shape + ?Sized> Facts for Locked<'_, S> {
-    fn exists(&self, target: usize, _key: &Key) -> bool {
-        self.shape.is_there(self.side, self.row, target)
-    }
-
-    fn changed(&self, target: usize, _key: &Key, after: Lsn) -> u64 {
-        self.noted(if self.by_table { 1 + target } else { 0 }, after)
-    }
-
-    fn changed_row(&self, target: usize, _key: &Key, after: Lsn) -> u64 {
-        self.noted(1 + target, after)
-    }
-
-    fn asserted(&self, target: usize, _key: &Key) -> bool {
-        self.asserted.contains(&target)
-    }
 }
 
 /// How much is explored.
@@ -109,6 +72,10 @@ pub enum Mode {
     ByTable,
     /// Nobody says that a row is not in the other table.
     WithoutAbsence,
+    /// What lost stays where nothing removes it.
+    WithoutDenial,
+    /// A row that came while it was denied is not asserted.
+    WithoutCorrection,
 }
 
 /// What was seen.
@@ -121,6 +88,7 @@ pub struct Found {
     pub conflicts: usize,
     pub agreements: usize,
     pub reassertions: usize,
+    pub denials: usize,
 }
 
 /// A transaction in W's log that W->L has not applied yet.
@@ -135,6 +103,11 @@ enum InW<R> {
         row: R,
         table: usize,
         parts: u64,
+    },
+    /// L->W said that L's row, of this source of its plan, must not be there.
+    Denial {
+        from: usize,
+        details: bool,
     },
 }
 
@@ -222,7 +195,10 @@ impl<S: Shape> World<S> {
             }
         }
         for count in 1..=state.w_log.len().min(self.size.batch) {
-            open.push(self.winner_writes(state.clone(), count).renumbered());
+            open.push(self.winner_writes(state.clone(), count, None).renumbered());
+            for after in self.passing(state, count) {
+                open.push(self.winner_writes(state.clone(), count, Some(after)).renumbered());
+            }
         }
         let changes = state.l_log.iter().filter(|entry| matches!(entry, InL::Application { .. })).count();
         for count in 1..=changes.min(self.size.batch) {
@@ -240,20 +216,37 @@ impl<S: Shape> World<S> {
         }
     }
 
-    /// W->L: its target transaction with the first `count` transactions of its log.
-    fn winner_writes(&mut self, mut state: State<S::Row>, count: usize) -> State<S::Row> {
+    /// What L's application can make of a row that is not there while W->L is about to commit: where there is no row,
+    /// nothing is locked.
+    fn passing(&mut self, state: &State<S::Row>, count: usize) -> Vec<S::Row> {
+        let absent = self.shape.starts()[0];
+        let free = state.steps[L] > 0 && state.rows[L] == absent;
+        if free && self.winner_writes(state.clone(), count, None).rows[L] == absent {
+            self.shape.choices(L, absent)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// W->L: its target transaction with the first `count` transactions of its log. `passing`: what L's application makes
+    /// of the row between what is decided and its commit.
+    fn winner_writes(&mut self, mut state: State<S::Row>, count: usize, passing: Option<S::Row>) -> State<S::Row> {
         let entries: Vec<(u8, InW<S::Row>)> = state.w_log.drain(..count).collect();
         let claims = entries.iter().enumerate().flat_map(|(at, (_, entry))| match entry {
             InW::Application { before, after } => self.shape.claims(W, [*before, *after], 0, at),
             InW::Reassertion { row, table, parts } => self.shape.touched(*row, *table, *parts, at),
+            InW::Denial { from, details } => self.shape.denied(*from, *details, at),
         });
         let claims = claims.collect();
         let row = state.rows[L];
-        let shape = &self.shape;
+        let (shape, said) = (&self.shape, Said::default());
         // What is asked of W's own log does not matter to the winner.
-        let locked = Locked { shape, side: L, row, changes: &[], asserted: &[], by_table: false };
+        let locked = Locked { shape, side: L, row, changes: &[], said: &said, by_table: false };
         let outcome = decided(self.mode, &mut self.found, true, &locked, claims);
         self.shape.write(L, &mut state.rows[L], &outcome.operations);
+        if let Some(after) = passing {
+            state = application(state, L, after);
+        }
         if self.mode != Mode::WithoutRecent {
             state.recent.extend(entries.iter().map(|(at, entry)| (*at, self.notes_of(entry))));
         }
@@ -269,28 +262,49 @@ impl<S: Shape> World<S> {
 
     /// L->W: its target transaction with the next `count` changes of its log. It waits until W's log is decoded up to
     /// the moment of its lock: here, all of it. Where rows have to be asserted again first, it also may die after that.
-    fn loser_writes(&mut self, mut state: State<S::Row>, count: usize) -> Vec<State<S::Row>> {
+    fn loser_writes(&mut self, state: State<S::Row>, count: usize) -> Vec<State<S::Row>> {
         let mut states = Vec::new();
-        let mut asserted = Vec::new();
-        let claims = loop {
-            match self.loser_decides(&state, count, &asserted) {
-                (again, _) if !again.is_empty() => {
-                    // Like the host: nothing of this is written, the rows are touched in transactions of their own, and
-                    // the same claims are decided again after that, perhaps by the next life.
-                    for Reassertion { target: table, parts, .. } in again {
-                        let (position, row) = (state.next_position(), state.rows[W]);
-                        state.w_log.push((position, InW::Reassertion { row, table, parts }));
-                        asserted.push(table);
-                    }
-                    if !self.shape.asserts_anew() || state.deaths > 0 {
-                        let deaths = state.deaths.saturating_sub(u8::from(self.shape.asserts_anew()));
-                        states.push(State { deaths, ..state.clone() });
+        self.loser_settles(state, count, &Said::default(), &mut states);
+        states
+    }
+
+    fn loser_settles(&mut self, mut state: State<S::Row>, count: usize, said: &Said, states: &mut Vec<State<S::Row>>) {
+        let (again, denies, decided) = self.loser_decides(&state, count, said);
+        if !again.is_empty() || denies.is_some() {
+            // Like the host: nothing of this is written, the rows are touched in transactions of their own, and
+            // the same claims are decided again after that, perhaps by the next life.
+            let mut ways = vec![state.clone()];
+            if let Some((from, details)) = denies {
+                // Where there is no row, nothing is locked: W's application may be first.
+                if state.steps[W] > 0 {
+                    let choices = self.shape.choices(W, state.rows[W]);
+                    ways.extend(choices.into_iter().map(|after| application(state.clone(), W, after)));
+                }
+                for way in &mut ways {
+                    let position = way.next_position();
+                    way.w_log.push((position, InW::Denial { from, details }));
+                }
+            }
+            for mut way in ways {
+                let mut said = said.clone();
+                said.denied |= denies.is_some();
+                for Reassertion { target: table, parts, .. } in &again {
+                    let (position, row) = (way.next_position(), way.rows[W]);
+                    if self.shape.is_there(W, row, *table) {
+                        way.w_log.push((position, InW::Reassertion { row, table: *table, parts: *parts }));
+                        said.asserted.push(*table);
+                    } else {
+                        said.barred.push(*table);
                     }
                 }
-                (_, decided) => break decided,
+                if way.deaths > 0 {
+                    states.push(State { deaths: way.deaths - 1, ..way.clone() });
+                }
+                self.loser_settles(way, count, &said, states);
             }
-        };
-        let Decided { outcome, passed, context } = claims;
+            return;
+        }
+        let Decided { outcome, passed, context } = decided;
         state.l_log.drain(..passed);
         if self.mode != Mode::WithoutWaiting {
             state.noted = state.w_log.len();
@@ -305,16 +319,15 @@ impl<S: Shape> World<S> {
             Err(row) => state.rows[W] = row,
         }
         states.push(state);
-        states
     }
 
-    /// What has to be asserted again first, and what is decided.
+    /// What has to be asserted again or denied first, and what is decided.
     fn loser_decides(
         &mut self,
         state: &State<S::Row>,
         count: usize,
-        asserted: &[usize],
-    ) -> (Vec<Reassertion>, Decided<S::Row>) {
+        said: &Said,
+    ) -> (Vec<Reassertion>, Denied, Decided<S::Row>) {
         let noted = if self.mode == Mode::WithoutWaiting { state.noted } else { state.w_log.len() };
         let mut known = state.recent.clone();
         known.extend(state.w_log.iter().take(noted).map(|(at, entry)| (*at, self.notes_of(entry))));
@@ -335,24 +348,34 @@ impl<S: Shape> World<S> {
             passed += 1;
         }
         if self.mode == Mode::ByValue {
-            return (Vec::new(), Decided { outcome: Err(row), passed, context });
+            return (Vec::new(), None, Decided { outcome: Err(row), passed, context });
         }
         let (shape, by_table) = (&self.shape, self.mode == Mode::ByTable);
-        let locked = Locked { shape, side: W, row: state.rows[W], changes: &known, asserted, by_table };
+        let locked = Locked { shape, side: W, row: state.rows[W], changes: &known, said, by_table };
         let outcome = decided(self.mode, &mut self.found, self.mode == Mode::BothAlways, &locked, claims);
         self.found.reassertions += outcome.reassertions.len();
         let waits = !matches!(self.mode, Mode::WithoutReassertion | Mode::WithoutWaiting);
-        let again = if waits { outcome.reassertions.clone() } else { Vec::new() };
-        (again, Decided { outcome: Ok(outcome), passed, context })
+        let mut again = if waits { outcome.reassertions.clone() } else { Vec::new() };
+        if said.denied && self.mode == Mode::WithoutCorrection {
+            again.clear();
+        }
+        self.found.denials += outcome.absences.len();
+        let denies = outcome.absences.first().filter(|_| waits && self.mode != Mode::WithoutDenial);
+        let denies = denies.map(|absence| (absence.from.0, absence.details));
+        (again, denies, Decided { outcome: Ok(outcome), passed, context })
     }
 
     fn notes_of(&self, entry: &InW<S::Row>) -> Notes {
         match entry {
             InW::Application { before, after } => self.shape.notes([*before, *after]),
             InW::Reassertion { table, parts, .. } => self.shape.touch_notes(*table, *parts),
+            InW::Denial { .. } => [ALL; 4],
         }
     }
 }
+
+/// The source of L's plan whose row has to be denied, and whether only its details.
+type Denied = Option<(usize, bool)>;
 
 /// What comes of the next changes of L.
 struct Decided<R> {
@@ -377,7 +400,7 @@ fn decided<S: Shape>(
     let outcome = locked.shape.decide(locked.side, wins, locked, claims);
     if outcome.verdict.is_some() {
         // What is asserted again first may explain it.
-        let stops = outcome.reassertions.is_empty();
+        let stops = outcome.reassertions.is_empty() && outcome.absences.is_empty();
         assert!(mode != Mode::Causal || !stops, "{:?}: the model has no second writer", outcome.verdict);
         found.stopped += usize::from(stops);
         return outcome;

@@ -3,9 +3,9 @@
 //! A conflict is one of the record: whoever asks for one of its rows hears what was done to any. What is asserted again
 //! is its rows as they are, owners first, because a detail finds its row only after that.
 
-use super::{Claim, Facts, Judge, Lost, Reassertion};
+use super::{Absence, Claim, Facts, Judge, Lost, Reassertion};
 use crate::change::Datum;
-use crate::delta::{ANY_OWNER, Effect, Key};
+use crate::delta::{ANY_OWNER, Effect, Key, Operation};
 use crate::plan::Columns;
 use crate::plan::parts::{ALL, EXISTENCE};
 use crate::plan::records::Record;
@@ -69,11 +69,34 @@ impl<F: Facts> Judge<'_, F> {
         let together = parts == ALL && rows.iter().any(|(target, _)| self.detail(*target).is_some());
         let needed = |row: &&(usize, Key)| match together {
             true => !self.facts.asserted(row.0, &row.1),
-            false => self.concerned(row.0, parts) & !changed(row) != 0,
+            false => self.concerned(row.0, parts) & !changed(row) != 0 || self.is_overtaken(claim, row, parts),
         };
         let again = |(target, key): &(usize, Key)| Reassertion { target: *target, key: key.clone(), parts };
         let again: Vec<Reassertion> = rows.iter().filter(needed).map(again).collect();
         self.outcome.reassertions.extend(again);
+    }
+
+    /// Whether the row came after it was decided that it must not be there and before that was said: perhaps its removal
+    /// is on its way behind it.
+    fn is_overtaken(&self, claim: &Claim, (target, key): &(usize, Key), parts: u64) -> bool {
+        let denied = || self.facts.denied_since(*target, key, claim.knew);
+        parts == ALL && denied() && !self.facts.asserted(*target, key)
+    }
+
+    /// What lost as a whole must not stay on the source where nothing stands for it here; nor what describes it.
+    pub(super) fn assert_absent(&mut self, claim: &Claim, key: &Key, parts: u64) {
+        let target = claim.operation.target;
+        let Some(from) = claim.from.as_ref().filter(|_| parts == ALL) else { return };
+        let is_twin = self.rules.twins.get(target).is_some_and(|twins| twins.contains(&from.0));
+        if !is_twin || self.facts.denied(target, key) {
+            return;
+        }
+        let gone = |(target, key): &(usize, Key)| !self.exists(*target, key);
+        let kin = self.kin(target, key);
+        let details = !kin.iter().all(gone);
+        if !details || kin.iter().any(|row| self.detail(row.0).is_some() && gone(row)) {
+            self.outcome.absences.push(Absence { target, key: key.clone(), from: from.clone(), details });
+        }
     }
 
     /// Which of some parts a table of the record has.
@@ -118,6 +141,26 @@ pub fn kin(records: &[Option<Record>], target: usize, key: &Key) -> Vec<(usize, 
     let mut rows: Vec<(bool, usize, Key)> = records.iter().enumerate().filter_map(of_family).collect();
     rows.sort_by_key(|(is_detail, at, _)| (*is_detail, *at));
     rows.into_iter().map(|(_, at, key)| (at, key)).collect()
+}
+
+/// What the other link asks for when it denies a row ([`super::Absence`]): no row of its record is to be there; or
+/// nothing in the columns that only details fill.
+pub fn denied(
+    (records, cleared): (&[Option<Record>], &[Columns]),
+    (target, key): (usize, &Key),
+    details: bool,
+) -> Vec<Operation> {
+    let operation = |(target, effect)| Operation { target, owner_before: ANY_OWNER, owner_after: ANY_OWNER, effect };
+    if !details {
+        let rows = kin(records, target, key).into_iter().rev();
+        return rows.map(|(target, key)| operation((target, Effect::Delete { key }))).collect();
+    }
+    let columns = cleared.get(target).filter(|columns| !columns.is_empty()).cloned();
+    let clear = |columns: Columns| {
+        let values = columns.iter().map(|_| Datum::Null).collect();
+        operation((target, Effect::Clear { key: key.clone(), columns, values }))
+    };
+    columns.map(clear).into_iter().collect()
 }
 
 /// Within one transaction, patches of other owners' rows come after those rows: in which order an application writes

@@ -35,7 +35,7 @@ pub(in crate::stream) fn images(event: &Event) -> (Option<&Image>, Option<&Image
         Event::Update { before: Before::Full(before), after } => (Some(before), Some(after)),
         Event::Delete(Before::Full(before)) => (Some(before), None),
         Event::Update { after, .. } => (None, Some(after)),
-        Event::Delete(_) | Event::Truncate { .. } => (None, None),
+        Event::Delete(_) | Event::Truncate { .. } | Event::Denied { .. } => (None, None),
     }
 }
 
