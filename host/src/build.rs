@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 use wit_component::ComponentEncoder;
 
 use crate::problem::{Blame, Outcome, Problem};
-use crate::transform::{Artifact, Limits};
+use crate::transform::{Artifact, Compiler, Limits};
 
 const TARGET: &str = "wasm32-unknown-unknown";
 
@@ -40,7 +40,7 @@ pub fn build(dir: &Path, out: &Path) -> Outcome<BuildReport> {
     let bytes = read(&module)?;
     let component = encode(&bytes)?;
     let name = out.file_name().map_or_else(|| "transform.wasm".into(), |name| name.to_string_lossy());
-    let artifact = Artifact::from_bytes(&name, &component, None, &Limits::default())?;
+    let artifact = Artifact::from_bytes(&name, &component, None, &Limits::default(), &Compiler::default())?;
     write(out, &component)?;
     let manifest = artifact.manifest();
     Ok(BuildReport {

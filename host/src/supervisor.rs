@@ -63,10 +63,11 @@ pub struct Summary {
 
 /// Loads the artifacts that the configuration names, and finds the way from blue's version to green's through them.
 pub async fn load_artifact(settings: &Settings) -> Result<Option<Arc<Artifact>>, Problem> {
-    let (files, limits) = (settings.transforms.clone(), settings.limits);
+    let (files, limits, compiler) = (settings.transforms.clone(), settings.limits, settings.compiler.clone());
     let (from, to) = (settings.blue.schema_version.clone(), settings.green.schema_version.clone());
     let load = move || {
-        let each = files.iter().map(|file| Artifact::load(&file.path, file.pin.as_deref(), &limits).map(Arc::new));
+        let each =
+            files.iter().map(|file| Artifact::load(&file.path, file.pin.as_deref(), &limits, &compiler).map(Arc::new));
         Artifact::joined(each.collect::<Result<Vec<_>, Problem>>()?, &from, &to)
     };
     let loaded = tokio::task::spawn_blocking(load).await;

@@ -18,7 +18,7 @@ use falkirk::names::TableName;
 use falkirk::plan::{Answer, Case, Filling, Group, Output, OutputRow, Plan, Rule, Source, SourceColumn};
 use falkirk::plan::{Target, TargetColumn};
 use falkirk::problem::{Action, Blame};
-use falkirk::transform::{Artifact, Direction, Guest, GuestFault, Limits, OnNondeterminism};
+use falkirk::transform::{Artifact, Compiler, Direction, Guest, GuestFault, Limits, OnNondeterminism};
 
 /// Tests of single faults look at the first time that rows are asked about; `determinism.rs` looks at the second.
 const LIMITS: Limits = Limits {
@@ -35,7 +35,7 @@ fn load(package: &str) -> Arc<Artifact> {
     let name = folder.file_name().unwrap().to_str().unwrap();
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.wasm"));
     let report = build::build(&folder, &out).unwrap();
-    let artifact = Artifact::load(&out, Some(&report.sha256), &Limits::default()).unwrap();
+    let artifact = Artifact::load(&out, Some(&report.sha256), &Limits::default(), &Compiler::default()).unwrap();
     assert_eq!(report.size_bytes, out.metadata().unwrap().len());
     Arc::new(artifact)
 }
@@ -322,12 +322,18 @@ const INTERFACE: &str = include_str!("../../wit/migration.wit");
 const MANIFEST: &str = r#"{"falkirk": 1, "name": "shop", "from": "1", "to": "2"}  "#;
 
 fn refusal(bytes: &[u8]) -> String {
-    Artifact::from_bytes("x.wasm", bytes, None, &LIMITS).unwrap_err().to_string()
+    Artifact::from_bytes("x.wasm", bytes, None, &LIMITS, &Compiler::default()).unwrap_err().to_string()
 }
 
 #[test]
 fn a_transform_written_without_an_sdk_is_accepted_and_one_whose_manifest_changes_is_not() {
-    let artifact = Artifact::from_bytes("x.wasm", &component(INTERFACE, &describing(MANIFEST, 0)), None, &LIMITS);
+    let artifact = Artifact::from_bytes(
+        "x.wasm",
+        &component(INTERFACE, &describing(MANIFEST, 0)),
+        None,
+        &LIMITS,
+        &Compiler::default(),
+    );
     assert_eq!(artifact.unwrap().manifest().name, "shop");
     assert!(refusal(&component(INTERFACE, &describing(MANIFEST, 1))).starts_with("DESCRIBE_NOT_CONSTANT"));
 }

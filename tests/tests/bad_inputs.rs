@@ -2,9 +2,8 @@
 //! test carries the number of its row in the list of bad inputs. Beside what the unit tests of a row hold, these hold
 //! the exit code, that the message names the thing, that nothing is written anywhere, and that no secret is shown.
 //!
-//! Elsewhere: row 20 in `transform::artifact` (a compile bomb takes its 30 s); rows 21 to 28 also in `guests.rs`, with
-//! a running link. Row 14, a skew of clocks under last-write-wins, does not apply: there is no last-write-wins, so no
-//! clock decides anything.
+//! Elsewhere: row 20 in `compile.rs` (bombs for the compiler); rows 21 to 28 also in `guests.rs`, with a running link. Row
+//! 14, a skew of clocks under last-write-wins, does not apply: there is no last-write-wins, so no clock decides anything.
 
 use falkirk_tests::{SOON, Stage, until};
 

@@ -6,6 +6,7 @@
 mod build;
 mod check;
 mod clean;
+mod compile;
 mod conflicts;
 mod demo;
 mod run;
@@ -63,6 +64,9 @@ enum Command {
     Swap(swap::Swap),
     /// Build a Rust transform into a component.
     Build(build::Build),
+    /// What this program starts itself with to compile a transform in.
+    #[command(name = crate::transform::COMMAND, hide = true)]
+    Compile(compile::Compile),
 }
 
 /// What every command on a migration takes.
@@ -119,6 +123,7 @@ pub async fn main() -> ExitCode {
         Command::Demo(command) => command.run().await,
         Command::Swap(command) => command.run().await,
         Command::Build(command) => command.run(),
+        Command::Compile(command) => command.run(),
     }
 }
 

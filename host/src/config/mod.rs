@@ -4,6 +4,7 @@
 //! read from the environment or from a file and is never printed.
 
 mod admin;
+mod compile;
 mod written;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use crate::marker::Link;
 use crate::names::TableName;
 use crate::pg::address::Address;
 use crate::problem::{Blame, Outcome, Problem};
-use crate::transform::Limits;
+use crate::transform::{Compiler, Limits};
 
 pub use admin::{Admin, Token};
 pub use written::{Direction, Policy};
@@ -50,6 +51,8 @@ pub struct Settings {
     pub allow_triggers: Vec<TableName>,
     /// Limits of each transform instance.
     pub limits: Limits,
+    /// How artifacts are compiled, and where their code is kept.
+    pub compiler: Compiler,
     /// How many chunks are copied at once.
     pub copy_workers: usize,
     /// About how many bytes of a table one chunk holds.

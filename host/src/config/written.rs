@@ -64,6 +64,8 @@ pub(super) struct Written {
     #[serde(default)]
     limits: WrittenLimits,
     #[serde(default)]
+    compile: super::compile::WrittenCompile,
+    #[serde(default)]
     copy: Copy,
     #[serde(default)]
     sequences: Sequences,
@@ -238,6 +240,9 @@ const KEYS: &[&str] = &[
     "output_mib",
     "instances",
     "determinism_share",
+    "compile",
+    "time_s",
+    "cache",
     "on_nondeterminism",
     "copy",
     "workers",
@@ -320,6 +325,7 @@ impl Written {
             exclude: self.tables.exclude,
             allow_triggers: self.tables.allow_triggers,
             limits,
+            compiler: self.compile.settle(base)?,
             copy_workers,
             copy_chunk_bytes: range("copy.chunk_mib", self.copy.chunk_mib, 1, 1_024)? << 20,
             sequence_gap: range("sequences.gap_numbers", self.sequences.gap_numbers, 100, 1 << 40)?.into(),
@@ -349,7 +355,7 @@ fn share(name: &str, value: f64) -> Outcome<f64> {
     }
 }
 
-fn small_range(name: &str, value: u64, least: u32, most: u32) -> Outcome<u32> {
+pub(super) fn small_range(name: &str, value: u64, least: u32, most: u32) -> Outcome<u32> {
     // The range holds, so the value fits.
     range(name, value, least.into(), most.into()).map(|value| value as u32)
 }
@@ -391,7 +397,7 @@ fn all_mib(memory_mib: u32, instances: u32, links: u64) -> u64 {
 }
 
 /// What the container allows, if it limits memory at all.
-fn container_mib() -> Option<u64> {
+pub(super) fn container_mib() -> Option<u64> {
     let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?;
     limit.trim().parse::<u64>().ok().map(|bytes| bytes >> 20)
 }

@@ -172,8 +172,8 @@ impl Swapper {
                     .remedy("name it with its digest: `falkirk swap FILE@sha256:...` (sha256sum prints it)"));
                 }
                 let digest = format!("{:x}", HexBytes(&Sha256::digest(&bytes)));
-                let limits = self.settings.limits;
-                let load = move || Artifact::from_bytes(&name, &bytes, pin.as_deref(), &limits);
+                let (limits, compiler) = (self.settings.limits, self.settings.compiler.clone());
+                let load = move || Artifact::from_bytes(&name, &bytes, pin.as_deref(), &limits, &compiler);
                 let loaded = tokio::task::spawn_blocking(load).await;
                 let loaded = loaded.unwrap_or_else(|_| {
                     Err(Problem::retry(Blame::Host, "TASK_LOST", "loading the artifact ended without an answer"))

@@ -1,7 +1,7 @@
 //! A transform's file: read once, checked, compiled, described.
 //!
 //! ```text
-//!   bytes -> digest -> pin -> kind -> compile under a wall limit -> imports -> exports -> describe -> manifest
+//!   bytes -> digest -> pin -> kind -> compile under limits -> imports -> exports -> describe -> manifest
 //! ```
 //!
 //! Every step refuses with what it saw and what would be right. Imports are held against a list by name (L9): an import
@@ -10,13 +10,13 @@
 use std::fmt::Write as _;
 use std::io::Read;
 use std::path::Path;
-use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::{Component, InstancePre};
 
+use super::compile::Compiler;
 use super::engine::engine;
 use super::instance::{Fault, Instance};
 use super::limits::Limits;
@@ -30,8 +30,6 @@ use crate::problem::{Blame, Outcome, Problem};
 const FILE_LIMIT_BYTES: u64 = 32 * 1024 * 1024;
 /// The largest manifest.
 const MANIFEST_LIMIT_BYTES: usize = 1024 * 1024;
-/// How long compiling may take.
-const COMPILE_LIMIT: Duration = Duration::from_secs(30);
 /// The only export a transform has to have.
 const EXPORT: &str = "falkirk:migration/transform@0.1.0";
 
@@ -58,10 +56,10 @@ impl std::fmt::Debug for Artifact {
 impl Artifact {
     /// Reads, checks and compiles a file. `pin` is the sha256 digest that it must have, in hexadecimal.
     ///
-    /// Blocks for as long as compiling takes, at most 30 s: call it off the async threads.
-    pub fn load(path: &Path, pin: Option<&str>, limits: &Limits) -> Outcome<Self> {
+    /// Blocks for as long as compiling takes: call it off the async threads.
+    pub fn load(path: &Path, pin: Option<&str>, limits: &Limits, compiler: &Compiler) -> Outcome<Self> {
         let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into());
-        Self::from_bytes(&name, &read(path)?, pin, limits)
+        Self::from_bytes(&name, &read(path)?, pin, limits, compiler)
     }
 
     /// Reads a file whole, once, and none that is larger than any transform is.
@@ -70,18 +68,20 @@ impl Artifact {
     }
 
     /// The same for bytes that were read already; `name` is the file's name in messages.
-    pub fn from_bytes(name: &str, bytes: &[u8], pin: Option<&str>, limits: &Limits) -> Outcome<Self> {
-        Self::checked(name, bytes, pin, limits, COMPILE_LIMIT)
-    }
-
-    fn checked(name: &str, bytes: &[u8], pin: Option<&str>, limits: &Limits, wall: Duration) -> Outcome<Self> {
+    pub fn from_bytes(
+        name: &str,
+        bytes: &[u8],
+        pin: Option<&str>,
+        limits: &Limits,
+        compiler: &Compiler,
+    ) -> Outcome<Self> {
         let digest = hex(&Sha256::digest(bytes));
         let label: Arc<str> = format!("{name}@sha256:{}", &digest[..12]).into();
         let named = |problem: Problem| problem.artifact(&label);
         check_pin(pin, &digest).map_err(named)?;
         check_kind(bytes).map_err(named)?;
         let engine = engine()?;
-        let component = compile(engine, bytes, wall).map_err(named)?;
+        let component = compiler.component(engine, bytes, &digest, &label).map_err(named)?;
         check_world(engine, &component).map_err(named)?;
         let linked = wasi::link(engine, &component).and_then(|linker| linker.instantiate_pre(&component));
         let ready = linked.map_err(|error| named(mismatch(&error)))?;
@@ -174,31 +174,6 @@ fn check_kind(bytes: &[u8]) -> Outcome<()> {
     Err(Problem::refuse(Blame::Artifact, code, what).remedy(remedy))
 }
 
-/// Compiles in a thread of its own, which is left behind if it takes too long: a file made to keep the compiler busy
-/// must not hold the host (L10).
-fn compile(engine: &Engine, bytes: &[u8], wall: Duration) -> Outcome<Component> {
-    let (sender, receiver) = mpsc::sync_channel(1);
-    let (engine, bytes) = (engine.clone(), bytes.to_vec());
-    let thread = std::thread::Builder::new().name("falkirk-compile".into());
-    let spawned = thread.spawn(move || drop(sender.send(Component::from_binary(&engine, &bytes))));
-    spawned.map_err(|error| Problem::retry(Blame::Host, "NO_THREAD", format!("cannot start a thread: {error}")))?;
-    match receiver.recv_timeout(wall) {
-        Ok(Ok(component)) => Ok(component),
-        Ok(Err(error)) => {
-            let what = format!("the file is not a valid component: {:#}", error);
-            Err(Problem::refuse(Blame::Artifact, "WASM_NOT_COMPONENT", what)
-                .remedy("build it again; proposals beyond WebAssembly 2.0 are switched off"))
-        }
-        Err(mpsc::RecvTimeoutError::Timeout) => {
-            let what = format!("compiling took more than {} s and was given up", wall.as_secs_f32());
-            Err(Problem::refuse(Blame::Artifact, "COMPILE_TIMEOUT", what).remedy("make the transform smaller"))
-        }
-        Err(mpsc::RecvTimeoutError::Disconnected) => {
-            Err(Problem::refuse(Blame::Artifact, "WASM_NOT_COMPONENT", "the compiler gave up on the file"))
-        }
-    }
-}
-
 /// Imports nothing beyond the listed interfaces, exports its own in this version.
 fn check_world(engine: &Engine, component: &Component) -> Outcome<()> {
     let world = component.component_type();
@@ -284,7 +259,7 @@ mod tests {
     use super::*;
 
     fn code(bytes: &[u8]) -> &'static str {
-        Artifact::from_bytes("x.wasm", bytes, None, &Limits::default()).unwrap_err().code()
+        Artifact::from_bytes("x.wasm", bytes, None, &Limits::default(), &Compiler::default()).unwrap_err().code()
     }
 
     #[test]
@@ -308,7 +283,8 @@ mod tests {
     #[test]
     fn row_17_a_pin_that_does_not_match_shows_both_digests() {
         let pin = "ab".repeat(32);
-        let problem = Artifact::from_bytes("x.wasm", b"x", Some(&pin), &Limits::default()).unwrap_err();
+        let problem =
+            Artifact::from_bytes("x.wasm", b"x", Some(&pin), &Limits::default(), &Compiler::default()).unwrap_err();
         assert_eq!(problem.code(), "PIN_MISMATCH");
         let digest = hex(&Sha256::digest(b"x"));
         assert!(problem.to_string().contains(&pin) && problem.to_string().contains(&digest), "{problem}");
@@ -323,7 +299,8 @@ mod tests {
             (r#"(component (import "wasi:cli/stdout" (func)))"#, "wasi:cli/stdout"),
         ] {
             let bytes = wat::parse_str(text).unwrap();
-            let problem = Artifact::from_bytes("x.wasm", &bytes, None, &Limits::default()).unwrap_err();
+            let problem =
+                Artifact::from_bytes("x.wasm", &bytes, None, &Limits::default(), &Compiler::default()).unwrap_err();
             assert_eq!(problem.code(), "IMPORTS_REFUSED");
             assert!(problem.to_string().contains(name), "{problem}");
         }
@@ -333,7 +310,9 @@ mod tests {
     fn row_19_another_version_or_shape_of_the_interface_is_refused_with_both_names() {
         let newer = r#"(component (instance $i) (export "falkirk:migration/transform@0.2.0" (instance $i)))"#;
         let bytes = wat::parse_str(newer).unwrap();
-        let problem = Artifact::from_bytes("x.wasm", &bytes, None, &Limits::default()).unwrap_err().to_string();
+        let problem = Artifact::from_bytes("x.wasm", &bytes, None, &Limits::default(), &Compiler::default())
+            .unwrap_err()
+            .to_string();
         assert!(problem.starts_with("WIT_MISMATCH") && problem.contains("@0.2.0") && problem.contains("@0.1.0"));
         let hollow = r#"(component (instance $i) (export "falkirk:migration/transform@0.1.0" (instance $i)))"#;
         assert_eq!(code(&wat::parse_str(hollow).unwrap()), "WIT_MISMATCH");
@@ -345,10 +324,10 @@ mod tests {
         let functions = format!("(func (param i64) (result i64) {body})").repeat(8_000);
         let bomb = wat::parse_str(format!("(component (core module {functions}))")).unwrap();
         let started = std::time::Instant::now();
-        let wall = Duration::from_millis(20);
-        let problem = Artifact::checked("x.wasm", &bomb, None, &Limits::default(), wall).unwrap_err();
+        let compiler = Compiler { time: std::time::Duration::from_millis(20), ..Compiler::default() };
+        let problem = Artifact::from_bytes("x.wasm", &bomb, None, &Limits::default(), &compiler).unwrap_err();
         assert_eq!(problem.code(), "COMPILE_TIMEOUT");
-        assert!(started.elapsed() < Duration::from_secs(5), "the host waited for the compiler");
+        assert!(started.elapsed() < std::time::Duration::from_secs(5), "the host waited for the compiler");
     }
 
     #[test]
@@ -368,7 +347,9 @@ mod tests {
             "(component (core module $m (func $f (loop (br 0))) (start $f)) (core instance (instantiate $m)) {export})"
         );
         let limits = Limits { batch_time_ms: 100, ..Limits::default() };
-        let problem = Artifact::from_bytes("x.wasm", &wat::parse_str(text).unwrap(), None, &limits).unwrap_err();
+        let problem =
+            Artifact::from_bytes("x.wasm", &wat::parse_str(text).unwrap(), None, &limits, &Compiler::default())
+                .unwrap_err();
         assert_eq!(problem.code(), "TRANSFORM_TIMEOUT");
     }
 }

@@ -9,7 +9,9 @@
 //! apart, so there is nothing for an answer to depend on but the rows.
 
 mod artifact;
+mod cache;
 mod calls;
+mod compile;
 mod engine;
 mod guest;
 mod instance;
@@ -18,6 +20,7 @@ mod room;
 mod rows;
 mod sample;
 mod steps;
+mod trusted;
 mod value;
 mod voice;
 mod wasi;
@@ -25,5 +28,6 @@ mod wire;
 
 pub use crate::manifest::Direction;
 pub use artifact::Artifact;
+pub use compile::{COMMAND, Compiler, NOT_A_COMPONENT, compile_for_parent};
 pub use guest::{Guest, GuestFault};
 pub use limits::{Limits, OnNondeterminism, cores};

@@ -19,7 +19,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rustls", &["pg", "source"]),
     ("rustls_native_certs", &["pg", "source"]),
     ("tokio_rustls", &["pg", "source"]),
-    ("nix", &["cluster", "build", "supervisor"]),
+    ("hmac", &["transform"]),
+    ("nix", &["cluster", "build", "supervisor", "transform"]),
 ];
 
 /// Names away from home.

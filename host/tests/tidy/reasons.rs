@@ -36,6 +36,26 @@ pub fn unfinished(file: &SourceFile) -> Vec<String> {
     found
 }
 
+/// Where unsafe code may stand: loading compiled code, and the SDK's generated bindings.
+const UNSAFE: &[&str] = &["host/src/transform/trusted.rs", "transforms/sdk/src/wire.rs"];
+
+/// Unsafe code, and leave to write it, anywhere else; also in tests.
+pub fn unsafe_code(file: &SourceFile) -> Vec<String> {
+    let allowed = UNSAFE.contains(&file.path.as_str());
+    let leave = |at: usize| {
+        let levels = ["allow", "expect", "warn", "deny"];
+        let level = at.checked_sub(2).map(|at| file.all[at].text.as_str());
+        // `deny` is what the one exception needs; it stands at the crate's root, and nowhere to soften a `forbid`.
+        level.is_some_and(|level| levels.contains(&level)) && !(level == Some("deny") && file.path == "host/src/lib.rs")
+    };
+    let found = file.all.iter().enumerate().filter(|(at, token)| match token.text.as_str() {
+        "unsafe" => true,
+        "unsafe_code" => leave(*at),
+        _ => false,
+    });
+    found.filter(|_| !allowed).map(|(_, token)| file.at(token.line)).collect()
+}
+
 /// Panics in code that runs, without a reason.
 pub fn unexplained_panics(file: &SourceFile) -> Vec<String> {
     let code = &file.code;
@@ -80,6 +100,16 @@ fn a_panic_without_its_reason_is_found() {
     assert_eq!(count("fn a() { b().unwrap_or_default(); self.expect = 1; self.expect(b, c); }"), 0);
     assert_eq!(count("fn a() { self.b.expect(\"worked\"); }"), 1);
     assert_eq!(count("#[cfg(test)] mod tests { fn a() { b().unwrap(); } }"), 0);
+}
+
+#[test]
+fn unsafe_code_is_found_everywhere_but_in_its_place() {
+    let count = |path: &str, text: &str| unsafe_code(&SourceFile::new(path, text)).len();
+    assert_eq!(count("host/src/transform/trusted.rs", "#![allow(unsafe_code)] fn a() { unsafe { b() } }"), 0);
+    assert_eq!(count("host/src/transform/cache.rs", "#![allow(unsafe_code)] fn a() { unsafe { b() } }"), 2);
+    assert_eq!(count("host/tests/a.rs", "#[cfg(test)] mod tests { unsafe fn a() {} }"), 1, "also in tests");
+    assert_eq!(count("host/src/lib.rs", "#![deny(unsafe_code)] // unsafe"), 0);
+    assert_eq!(count("host/src/main.rs", "#![forbid(unsafe_code)] fn a() { b(\"unsafe\") }"), 0);
 }
 
 #[test]

@@ -17,7 +17,7 @@ fn asking() -> Arc<Artifact> {
         command.args(["build", "--release", "--target", TARGET]).current_dir(&folder).env("CARGO_TARGET_DIR", &target);
         assert!(command.status().unwrap().success(), "`make setup` adds the target {TARGET}");
         let path = target.join(TARGET).join("release/falkirk_test_guests_wasi.wasm");
-        Arc::new(Artifact::load(&path, None, &Limits::default()).unwrap())
+        Arc::new(Artifact::load(&path, None, &Limits::default(), &Compiler::default()).unwrap())
     };
     Arc::clone(BUILT.get_or_init(build))
 }

@@ -11,7 +11,7 @@ use falkirk::pg::catalog;
 use falkirk::pg::session::Session;
 use falkirk::plan::bind::{Binding, bind};
 use falkirk::plan::{Answer, OutputRow, Plan, Source};
-use falkirk::transform::{Artifact, Direction, Guest, Limits};
+use falkirk::transform::{Artifact, Compiler, Direction, Guest, Limits};
 
 use crate::Wish;
 use crate::ground::{Database, Ground, Outcome, Side};
@@ -25,7 +25,7 @@ pub async fn measure(wish: &Wish, ground: &Ground) -> Outcome<Vec<Figure>> {
     let shop = Subject::shop(ground)?;
     let path = shop.transform.as_deref().ok_or("there is no transform")?;
     let limits = Limits::default();
-    let artifact = Arc::new(Artifact::load(path, None, &limits).map_err(said)?);
+    let artifact = Arc::new(Artifact::load(path, None, &limits, &Compiler::default()).map_err(said)?);
     let plan = plan(ground, &shop, &artifact).await?;
     let customer = plan.sources.iter().find(|source| source.name.table == "customer").ok_or("no table customer")?;
     let rows: Vec<Image> = (0..BATCHES[1]).map(|number| customer_row(customer, number)).collect();

@@ -1,0 +1,183 @@
+//! Compiling is foreign work like running (L10): a component that was made to hurt the compiler is refused within its
+//! limit while the old revision runs, and code that is kept for the next start is taken only if this host put it there.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use falkirk_tests::{Finished, SOON, Stage, free_port, swap_component, until};
+
+const BLUE: &str = "CREATE TABLE item (id bigint PRIMARY KEY, note text NOT NULL, back text);
+    ALTER TABLE item REPLICA IDENTITY FULL;";
+const GREEN: &str = "CREATE TABLE item (id bigint PRIMARY KEY, note text NOT NULL, by text);";
+
+/// A number as WebAssembly writes it.
+fn leb(mut number: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let low = (number & 0x7f) as u8;
+        number >>= 7;
+        bytes.push(if number == 0 { low } else { low | 0x80 });
+        if number == 0 {
+            return bytes;
+        }
+    }
+}
+
+fn section(id: u8, content: &[u8]) -> Vec<u8> {
+    [&[id], leb(content.len()).as_slice(), content].concat()
+}
+
+/// A valid component of so many functions of so many statements, each a mix that no compiler can shorten.
+fn bomb(functions: usize, statements: usize) -> Vec<u8> {
+    let mut body = vec![0];
+    for at in 0..statements {
+        // local 0 = rotl(local 0 * local 0, constant) ^ local 0
+        body.extend([0x20, 0, 0x20, 0, 0x7e, 0x42, (at % 64) as u8, 0x89, 0x20, 0, 0x85, 0x21, 0]);
+    }
+    body.extend([0x20, 0, 0x0b]);
+    let one = [leb(body.len()), body].concat();
+    let types = section(1, &[1, 0x60, 1, 0x7e, 1, 0x7e]);
+    let declared = section(3, &[leb(functions), vec![0; functions]].concat());
+    let code = section(10, &[leb(functions), one.repeat(functions)].concat());
+    let module = [b"\0asm\x01\0\0\0".to_vec(), types, declared, code].concat();
+    [b"\0asm\x0d\0\x01\0".to_vec(), section(1, &module)].concat()
+}
+
+fn stage(name: &str, more: &str) -> (Stage, PathBuf) {
+    let stage = Stage::one_way(name);
+    stage.schemas(BLUE, GREEN);
+    let first = swap_component(&stage, 1, "ok", None);
+    let port = free_port();
+    let text = format!("{}\n[admin]\nlisten = \"127.0.0.1:{port}\"\n{more}", Stage::transforms(Some(&first)));
+    stage.config("forward", &text);
+    (stage, first)
+}
+
+/// Processes that this one has started and that are still there.
+fn children(pid: i32) -> Vec<String> {
+    let all = fs::read_dir("/proc").expect("there is a /proc").flatten();
+    let parent = format!("PPid:\t{pid}\n");
+    let own = all
+        .filter(|entry| fs::read_to_string(entry.path().join("status")).is_ok_and(|status| status.contains(&parent)));
+    own.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[test]
+fn row_20_and_l10_a_compile_bomb_is_refused_at_its_limits_while_the_old_revision_goes_on_without_a_stall() {
+    let (stage, _) = stage("compile_bomb", "[compile]\ntime_s = 3\nmemory_mib = 256\n");
+    let host = stage.start_falkirk(&["run"]);
+    stage.blue.sql("INSERT INTO item (id, note) VALUES (0, 'first')");
+    until("it streams", SOON, || stage.green.count("item") == 1);
+    let long = stage.file("long.wasm", bomb(100_000, 16));
+    let wide = stage.file("wide.wasm", bomb(1, 500_000));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut id = 1;
+            while !stop.load(Ordering::Relaxed) {
+                stage
+                    .blue
+                    .sql(&format!("INSERT INTO item (id, note) SELECT n, 'x' FROM generate_series({id}, {id} + 9) n"));
+                id += 10;
+            }
+        });
+        let _ends = Ends(&stop);
+        for (file, code) in [(&long, "COMPILE_TIMEOUT"), (&wide, "COMPILE_MEMORY")] {
+            let (began, blue, green) = (Instant::now(), stage.blue.count("item"), stage.green.count("item"));
+            let asked = stage.start_falkirk(&["swap", &file.to_string_lossy()]);
+            let mut told = Vec::new();
+            until("it compiles, in a process of its own", SOON, || {
+                told = children(host.pid())
+                    .iter()
+                    .filter_map(|pid| fs::read(format!("/proc/{pid}/environ")).ok())
+                    .collect();
+                told.iter().any(|environment| environment.starts_with(b"RAYON_NUM_THREADS="))
+            });
+            assert!(told.iter().all(|environment| environment.len() < 24), "the compiler is told more than it needs");
+            let refused = asked.wait(SOON).expect(1).says(code).says("@sha256:").says("compile.");
+            refused.keeps_quiet_about("panicked");
+            // Held against what the application did in the same time, on however busy a machine.
+            let (blue, green) = (stage.blue.count("item") - blue, stage.green.count("item") - green);
+            println!("{code} after {:?}: beside it {blue} rows were written and {green} arrived", began.elapsed());
+            assert!(blue > 0 && green > blue / 4, "{code}: {blue} rows were written, {green} arrived");
+        }
+    });
+    assert_eq!(children(host.pid()), Vec::<String>::new(), "the compiler is gone");
+    until("everything arrives", SOON, || stage.same("SELECT id, note FROM item", "SELECT id, note FROM item"));
+    assert_eq!(stage.green.count("(SELECT FROM item WHERE by <> '0001')"), 0, "only the old revision wrote");
+    stage.falkirk(&["swap", &swap_component(&stage, 2, "ok", None).to_string_lossy()]).expect(0);
+    host.terminate().expect(143).keeps_quiet_about("starting again from the checkpoint");
+    stage.falkirk(&["clean"]).expect(0);
+}
+
+/// Ends the load also when the test fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+const TAKEN: &str = "compiled code taken from the cache";
+const FOREIGN: &str = "not what this host has put there";
+
+/// A start; whether it compiled, and whether it took the code from the cache.
+#[track_caller]
+fn start(stage: &Stage) -> (bool, bool, Finished) {
+    let began = Instant::now();
+    let finished = stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
+    println!("a start of {:?}, taken from the cache: {}", began.elapsed(), finished.err.contains(TAKEN));
+    (finished.err.contains(" compiled artifact="), finished.err.contains(TAKEN), finished)
+}
+
+fn kept(folder: &Path) -> Vec<PathBuf> {
+    let all = fs::read_dir(folder).expect("the cache is there").flatten().map(|entry| entry.path());
+    all.filter(|path| path.extension().is_some_and(|suffix| suffix == "code")).collect()
+}
+
+#[test]
+fn l10_a_second_start_takes_the_code_from_the_cache_and_nothing_that_this_host_did_not_put_there() {
+    let (stage, _) = stage("compile_cache", "[compile]\ncache = \"cache\"\n");
+    let folder = stage.folder().join("cache");
+    assert!(matches!(start(&stage), (true, false, _)), "the first start compiles");
+    assert!(matches!(start(&stage), (false, true, _)), "the second does not");
+    assert_eq!(folder.metadata().expect("it is there").permissions().mode() & 0o777, 0o700);
+    let [place] = kept(&folder).try_into().expect("one artifact, one file");
+    let whole = fs::read(&place).expect("it can be read");
+    let flipped = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    // Precompiled code as the engine writes it, without what proves whose it is; and one that another host has proved.
+    let (other, _) = self::stage("compile_other", "[compile]\ncache = \"cache\"\n");
+    start(&other);
+    let [theirs] = kept(&other.folder().join("cache")).try_into().expect("one artifact, one file");
+    assert_eq!(theirs.file_name(), place.file_name(), "the same artifact, engine and release");
+    let foreign = [
+        ("a flipped bit", flipped(whole.len() / 2)),
+        ("a flipped bit of the proof", flipped(3)),
+        ("cut short", whole[..whole.len() / 2].to_vec()),
+        ("empty", Vec::new()),
+        ("bare code", whole[32..].to_vec()),
+        ("another host's", fs::read(theirs).expect("it can be read")),
+    ];
+    for (what, bytes) in foreign {
+        fs::write(&place, bytes).expect("it can be written");
+        let (compiled, taken, finished) = start(&stage);
+        assert!(compiled && !taken, "{what}: {}", finished.err);
+        finished.says(FOREIGN).keeps_quiet_about("panicked");
+        // Mended by the way.
+        assert!(matches!(start(&stage), (false, true, _)), "{what}: not mended");
+    }
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let (compiled, taken, finished) = start(&stage);
+    assert!(compiled && !taken);
+    finished.says("chmod 700");
+    stage.falkirk(&["clean"]).expect(0);
+    other.falkirk(&["clean"]).expect(0);
+}
