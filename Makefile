@@ -40,12 +40,12 @@ test: setup transforms ## every test; T=name runs the ones whose name holds it
 .PHONY: test-pg
 test-pg: setup transforms ## the tests against servers, on another major version: make test-pg PG=14
 	@test -n "$(PG)" || { echo "which PostgreSQL? make test-pg PG=14" >&2; exit 2; }
-	FALKIRK_PG_BIN="$$(tests/setup/postgres $(PG))" $(CARGO) test --release -p falkirk-tests $(T)
+	FALKIRK_PG_BIN="$$(tests/setup/postgres $(PG))" $(CARGO) test --release --workspace $(T)
 
 .PHONY: torture
 torture: setup transforms ## the long tiers: the same tests with many more rounds
 	FALKIRK_TORTURE=long FALKIRK_PG_BIN="$$(tests/setup/postgres)" \
-		$(CARGO) test --release -p falkirk-tests $(T) -- --nocapture
+		$(CARGO) test --release --workspace $(T) -- --nocapture
 
 .PHONY: bench
 bench: setup transforms ## speed beside PostgreSQL's own replication; BENCH="--quick --only copy"

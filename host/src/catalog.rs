@@ -135,6 +135,9 @@ pub struct Column {
     pub generated: bool,
     /// Whether it is an identity column.
     pub identity: Identity,
+    /// Whether it is generated and not stored (PostgreSQL 18).
+    #[serde(default)]
+    pub is_virtual: bool,
 }
 
 /// A unique index or constraint.

@@ -89,6 +89,7 @@ fn plan(table: &str, asked: &[(&str, Case)], computed: &[(&str, Case)], key: &[u
     let source = Source {
         name: name.clone(),
         columns: asked.iter().map(from).collect(),
+        generated: Vec::new(),
         key: vec![0],
         full_identity: true,
         identity_key: Vec::new(),

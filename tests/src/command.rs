@@ -154,7 +154,8 @@ pub(crate) fn binary() -> &'static Path {
         let release = test.parent().and_then(Path::parent).expect("a test lies two folders below the target's profile");
         if let (Some(cargo), Some(target)) = (std::env::var_os("CARGO"), release.parent()) {
             let mut build = Command::new(cargo);
-            build.args(["build", "--quiet", "--release", "--package", "falkirk", "--bin", "falkirk", "--target-dir"]);
+            // With the workspace's features, as everything else: another set of them would build all dependencies again.
+            build.args(["build", "--quiet", "--release", "--workspace", "--bin", "falkirk", "--target-dir"]);
             // What cargo tells this test of its own package would look to build scripts like a change.
             let told = |name: &str| ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| name.starts_with(start));
             for (name, _) in std::env::vars().filter(|(name, _)| told(name)) {

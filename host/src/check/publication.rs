@@ -3,23 +3,32 @@
 
 use crate::names::quote_name;
 use crate::pg::facts;
-use crate::plan::Plan;
+use crate::plan::{Plan, Source};
 use crate::problem::{Blame, Problem};
 
 use super::{Findings, Given};
 
 /// The statement that makes the link's publication. Changes of partitions are sent under the root's name.
-pub fn create_sql(name: &str, plan: &Plan) -> String {
+pub fn create_sql(name: &str, plan: &Plan, version_num: u32) -> String {
     let tables: Vec<String> = plan.sources.iter().map(|source| source.name.sql()).collect();
+    let generated = if sends_generated(plan, version_num) { ", publish_generated_columns = stored" } else { "" };
     format!(
-        "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)",
+        "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true{generated})",
         quote_name(name),
         tables.join(", ")
     )
 }
 
+/// From PostgreSQL 18 on, the application's own updates of a table with full identity fail (42P10) unless the publication
+/// sends its stored generated columns. Nobody reads them.
+fn sends_generated(plan: &Plan, version_num: u32) -> bool {
+    let needs = |source: &Source| source.full_identity && !source.generated.is_empty();
+    version_num >= 180_000 && plan.sources.iter().any(needs)
+}
+
 pub(super) async fn check(given: &Given<'_>, plan: &Plan, findings: &mut Findings) -> Result<(), Problem> {
     let name = given.settings.slot();
+    let version_num = given.source.server_version_num();
     let refuse = |code, what: String| Problem::refuse(Blame::Source, code, what);
     let Some(publication) = facts::publication(given.source, &name).await? else {
         if given.started_with.is_some() {
@@ -43,7 +52,7 @@ pub(super) async fn check(given: &Given<'_>, plan: &Plan, findings: &mut Finding
                         not_owned.join(", ")
                     ),
                 )
-                .remedy(format!("let the tables' owner run: {};", create_sql(&name, plan))),
+                .remedy(format!("let the tables' owner run: {};", create_sql(&name, plan, version_num))),
             );
         }
         return Ok(());
@@ -71,8 +80,16 @@ pub(super) async fn check(given: &Given<'_>, plan: &Plan, findings: &mut Finding
                 "PUBLICATION_FILTERS",
                 format!("the publication {name} leaves out rows, columns or kinds of changes"),
             )
-            .remedy(format!("drop it and let `falkirk run` make it, or: {};", create_sql(&name, plan))),
+            .remedy(format!("drop it and let `falkirk run` make it, or: {};", create_sql(&name, plan, version_num))),
         );
+    }
+    if sends_generated(plan, version_num) && !publication.generated {
+        let what = format!(
+            "the publication {name} does not send generated columns: the application's own updates of tables with \
+             REPLICA IDENTITY FULL fail as long as it is there"
+        );
+        let remedy = format!("ALTER PUBLICATION {} SET (publish_generated_columns = stored);", quote_name(&name));
+        findings.problems.push(refuse("PUBLICATION_GENERATED", what).remedy(remedy));
     }
     Ok(())
 }

@@ -68,6 +68,7 @@ mod tests {
             has_default: false,
             generated: false,
             identity: Identity::No,
+            is_virtual: false,
         };
         let table = |(name, columns, key): &(&str, &[&str], usize)| Table {
             name: TableName::new("public", *name),

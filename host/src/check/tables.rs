@@ -1,6 +1,6 @@
 //! What the tables must allow: rights, no hidden rows, no triggers that would act twice, an empty target before the copy.
 
-use crate::catalog::{Catalog, Table};
+use crate::catalog::{Catalog, ReplicaIdentity, Table};
 use crate::names::{TableName, quote_name};
 use crate::plan::Plan;
 use crate::problem::{Blame, Problem};
@@ -15,6 +15,7 @@ pub(super) fn check(given: &Given<'_>, plan: &Plan, findings: &mut Findings) {
             problems.push(denied(Blame::Source, table, "SELECT", source_role));
         }
         hidden_rows(Blame::Source, table, source_role, &mut problems);
+        virtual_columns(table, &mut problems);
     }
     for table in plan.targets.iter().filter_map(|target| findings.target.tables.get(&target.name)) {
         target_table(given, table, &findings.target_facts.role, &mut problems, &mut findings.warnings);
@@ -42,6 +43,23 @@ fn hidden_rows(blame: Blame, table: &Table, role: &str, problems: &mut Vec<Probl
                     quote_name(role),
                     table.name.sql()
                 )),
+        );
+    }
+}
+
+/// PostgreSQL publishes no virtual column, and refuses the application's own updates of a published table that has one
+/// under full identity (42P10).
+fn virtual_columns(table: &Table, problems: &mut Vec<Problem>) {
+    let column = table.columns.iter().find(|column| column.is_virtual);
+    if let Some(column) = column.filter(|_| table.identity == ReplicaIdentity::Full) {
+        let what = "a table with a virtual generated column cannot be published with REPLICA IDENTITY FULL: its own \
+                    application could no longer update it";
+        let problem = Problem::refuse(Blame::Source, "VIRTUAL_COLUMN", what).table(&table.name).column(&column.name);
+        problems.push(
+            problem.remedy(format!(
+                "ALTER TABLE {} REPLICA IDENTITY DEFAULT; or make the column STORED",
+                table.name.sql()
+            )),
         );
     }
 }

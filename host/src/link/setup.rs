@@ -139,7 +139,7 @@ pub(super) fn digest_bytes(hex: &str) -> [u8; 32] {
 pub(super) async fn publication(settings: &Settings, source: &Session, plan: &Plan) -> Outcome<()> {
     match facts::publication(source, &settings.slot()).await? {
         Some(_) => Ok(()),
-        None => source.run(&create_sql(&settings.slot(), plan)).await,
+        None => source.run(&create_sql(&settings.slot(), plan, source.server_version_num())).await,
     }
 }
 

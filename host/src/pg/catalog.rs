@@ -98,7 +98,7 @@ const COLUMNS: &str = concat!(
             EXISTS (SELECT FROM pg_type e WHERE e.oid = t.typelem AND e.typarray = t.oid),
             a.attstorage <> 'p', a.attnotnull OR b.not_null,
             a.attgenerated = '' AND (a.atthasdef OR b.has_default) OR a.attidentity <> '',
-            a.attgenerated <> '', a.attidentity
+            a.attgenerated <> '', a.attidentity, a.attgenerated = 'v'
      FROM pg_attribute a
      JOIN beneath b ON b.domain = a.atttypid
      JOIN pg_type t ON t.oid = b.type AND t.typtype <> 'd'
@@ -227,6 +227,7 @@ impl Draft {
                 "d" => Identity::ByDefault,
                 _ => Identity::No,
             },
+            is_virtual: row.flag(16)?,
         });
         Ok(())
     }

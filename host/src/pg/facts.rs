@@ -118,6 +118,8 @@ pub struct PublicationFacts {
     pub via_root: bool,
     /// Whether it is for all tables.
     pub all_tables: bool,
+    /// Whether it sends stored generated columns (PostgreSQL 18).
+    pub generated: bool,
     /// Whether it also lists whole schemas.
     pub schemas: bool,
     /// Whether the role owns it or is a member of its owner.
@@ -230,8 +232,9 @@ fn slot_of(row: &Row) -> Outcome<SlotFacts> {
 pub async fn publication(session: &Session, name: &str) -> Outcome<Option<PublicationFacts>> {
     let name = quote_text(name);
     let head = format!(
-        "SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot, puballtables, pg_has_role(pubowner, 'USAGE')
-         FROM pg_publication WHERE pubname = {name}"
+        "SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot, puballtables, pg_has_role(pubowner, 'USAGE'),
+            coalesce(to_jsonb(p) ->> 'pubgencols' = 's', false)
+         FROM pg_publication p WHERE pubname = {name}"
     );
     let rows = session.rows(&head).await?;
     let Some(row) = rows.first() else { return Ok(None) };
@@ -243,6 +246,7 @@ pub async fn publication(session: &Session, name: &str) -> Outcome<Option<Public
         via_root: row.flag(4)?,
         all_tables: row.flag(5)?,
         own: row.flag(6)?,
+        generated: row.flag(7)?,
         ..PublicationFacts::default()
     };
     let listed = format!(

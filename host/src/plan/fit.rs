@@ -150,6 +150,7 @@ mod tests {
             has_default: false,
             generated: false,
             identity: Identity::No,
+            is_virtual: false,
         }
     }
 

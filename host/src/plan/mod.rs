@@ -78,6 +78,8 @@ pub struct Source {
     pub name: TableName,
     /// The columns as the stream sends them: no generated ones.
     pub columns: Vec<SourceColumn>,
+    /// Stored generated columns: the stream has them where the publication must send them (`check::publication`).
+    pub generated: Vec<String>,
     /// Positions of the primary key (or of the replica identity's index); used to cut the table into chunks.
     pub key: Vec<usize>,
     /// Whether updates and deletes arrive with the whole old row.

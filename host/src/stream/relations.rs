@@ -166,7 +166,9 @@ fn differences(known: &Source, relation: &Relation, left_out: &[String]) -> Vec<
             Some(_) => {}
         }
     }
-    let is_new = |name: &String| known.columns.iter().all(|other| other.name != *name) && !left_out.contains(name);
+    let is_ours =
+        |name: &String| known.columns.iter().any(|other| other.name == *name) || known.generated.contains(name);
+    let is_new = |name: &String| !is_ours(name) && !left_out.contains(name);
     let added = relation.columns.iter().filter(|column| is_new(&column.name));
     found.extend(added.map(|column| (column.name.clone(), ADDED.to_owned())));
     found

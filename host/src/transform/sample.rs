@@ -89,6 +89,7 @@ mod tests {
         Source {
             name: TableName::new("public", name),
             columns: Vec::new(),
+            generated: Vec::new(),
             key: Vec::new(),
             full_identity: true,
             identity_key: Vec::new(),

@@ -133,6 +133,7 @@ fn step_plan(inputs: Vec<(TableName, Vec<SourceColumn>)>, targets: Vec<Target>, 
         Source {
             name,
             columns,
+            generated: Vec::new(),
             key: Vec::new(),
             full_identity: true,
             identity_key: Vec::new(),

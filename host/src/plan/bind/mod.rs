@@ -256,6 +256,7 @@ impl<'a> Binder<'a> {
                     case: fit::case(column.base_oid),
                 })
                 .collect(),
+            generated: stored_generated(table),
             key: table.row_key().iter().filter_map(position).collect(),
             full_identity: table.identity == ReplicaIdentity::Full,
             identity_key: table.identity_key.iter().filter_map(position).collect(),
@@ -340,4 +341,9 @@ fn as_it_is(table: &TableName) -> manifest::Rule {
             on_remove: None,
         }],
     }
+}
+
+fn stored_generated(table: &Table) -> Vec<String> {
+    let stored = table.columns.iter().filter(|column| column.generated && !column.is_virtual);
+    stored.map(|column| column.name.clone()).collect()
 }

@@ -39,6 +39,7 @@ fn column(name: &str) -> Column {
         has_default: name == "id",
         generated: false,
         identity: Identity::No,
+        is_virtual: false,
     }
 }
 
