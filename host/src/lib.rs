@@ -30,6 +30,7 @@ pub mod config;
 pub mod conflicts;
 pub mod copy;
 pub mod link;
+pub mod recopy;
 pub mod sequences;
 pub mod status;
 pub mod stream;

@@ -16,6 +16,7 @@ use crate::lsn::Lsn;
 use crate::marker::Link;
 use crate::pg::session::Session;
 use crate::problem::{Action, Blame, Problem};
+use crate::recopy;
 use crate::sequences;
 use crate::stream::End;
 use crate::stream::seen::Seen;
@@ -92,7 +93,7 @@ pub async fn run(
     until: Until,
     stop: watch::Receiver<bool>,
     shown: Shown,
-    door: Door,
+    (door, recopies): (Door, recopy::Desk),
 ) -> Result<Vec<Summary>, Problems> {
     let artifact = load_artifact(settings).await.map_err(|problem| vec![problem])?;
     let (origin, host) = (settings.origin(), host_name());
@@ -104,6 +105,7 @@ pub async fn run(
         settings: settings.seen_from(link),
         running: running.clone(),
         desk: swaps.desk(),
+        recopies: recopies.clone(),
         host: host.clone(),
         pair: settings.two_way().then(|| pair(settings, link, seen, theirs)),
     };

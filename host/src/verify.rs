@@ -10,7 +10,7 @@
 //! keeps have no source row any more; they are counted and are no difference; so are rows that agree only backward
 //! (`either`). No row value leaves this flow: keys are shown as hashes unless values are asked for.
 
-mod either;
+pub mod either;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -169,7 +169,7 @@ pub async fn verify_through(
 }
 
 /// Asks an artifact about the sources of a plan, in one direction.
-fn asking<'a>(
+pub fn asking<'a>(
     plan: &'a Plan,
     artifact: &Option<(Arc<Artifact>, Limits)>,
     link: Link,
@@ -441,7 +441,8 @@ fn empty(plan: &Plan, index: usize) -> TableVerdict {
     }
 }
 
-fn key_of(target: &Target, columns: &Columns, row: &[Datum]) -> Vec<String> {
+/// The key of a row, as texts, in the order of `Target::key`.
+pub fn key_of(target: &Target, columns: &Columns, row: &[Datum]) -> Vec<String> {
     let text = |column: &u16| match columns.iter().position(|other| other == column).map(|place| &row[place]) {
         Some(Datum::Text(text)) => String::from_utf8_lossy(text).into_owned(),
         _ => String::new(),
@@ -449,7 +450,8 @@ fn key_of(target: &Target, columns: &Columns, row: &[Datum]) -> Vec<String> {
     target.key.iter().map(text).collect()
 }
 
-fn shown_key(options: Options, table: &TableName, key: &[String]) -> String {
+/// A key as it is shown: hashed unless values are asked for.
+pub fn shown_key(options: Options, table: &TableName, key: &[String]) -> String {
     if options.values { key.join(", ") } else { hash(table, key) }
 }
 

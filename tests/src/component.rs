@@ -13,6 +13,34 @@ pub fn shop_component() -> &'static Path {
     BUILT.get_or_init(|| build("../transforms/shop"))
 }
 
+/// The example shop's step with two faults: it splits names at their last blank, and makes ten times the cents.
+pub fn faulty_shop_component() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let shop = Path::new(env!("CARGO_MANIFEST_DIR")).join("../transforms/shop");
+        let folder = target().join("faulty_shop");
+        std::fs::create_dir_all(folder.join("src")).expect("a folder can be made");
+        let changed = |file: &str, changes: &[(&str, &str)]| {
+            let mut text = std::fs::read_to_string(shop.join(file)).expect("the shop is in the repository");
+            for (old, new) in changes {
+                assert!(text.contains(old), "{file} has no {old} any more");
+                text = text.replace(old, new);
+            }
+            std::fs::write(folder.join(file), text).expect("a file can be written");
+        };
+        let sdk = shop.join("../sdk").canonicalize().expect("the SDK is in the repository");
+        let sdk = format!("path = {:?}", sdk.to_string_lossy());
+        let alone = [("name = \"shop\"", "name = \"faulty-shop\""), ("path = \"../sdk\"", sdk.as_str())];
+        changed("Cargo.toml", &[alone[0], alone[1], ("[lib]", "[workspace]\n\n[lib]")]);
+        let faults = [("name.split_once(' ')", "name.rsplit_once(' ')"), ("{fraction:0<2}", "{fraction:0<3}")];
+        changed("src/convert.rs", &faults);
+        changed("src/lib.rs", &[]);
+        changed("src/tests.rs", &[]);
+        changed("Cargo.lock", &[("name = \"shop\"", "name = \"faulty-shop\"")]);
+        build_in(&folder)
+    })
+}
+
 /// The component of the example shop's second step.
 pub fn shop_2_3_component() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
@@ -149,20 +177,27 @@ fn swap(json: &mut serde_json::Value, one: &str, other: &str) {
 }
 
 fn build(package: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(package);
+    build_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join(package))
+}
+
+fn target() -> PathBuf {
     let test = std::env::current_exe().expect("a process knows its program");
-    let target = test.ancestors().nth(3).expect("a test lies three folders below the target folder");
+    test.ancestors().nth(3).expect("a test lies three folders below the target folder").to_owned()
+}
+
+fn build_in(folder: &Path) -> PathBuf {
+    let target = target();
     let name = folder.file_name().expect("a package has a name").to_string_lossy().into_owned();
     // The command writes the file whole or not at all, so test processes may share it.
     let out = target.join(format!("{name}.wasm"));
     let mut command = Command::new(binary());
-    command.arg("build").arg(&folder).arg("-o").arg(&out).env("CARGO_TARGET_DIR", target);
+    command.arg("build").arg(folder).arg("-o").arg(&out).env("CARGO_TARGET_DIR", target);
     // What cargo tells this test of its own package would look to build scripts like a change.
     let told = |name: &str| ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| name.starts_with(start));
     for (name, _) in std::env::vars().filter(|(name, _)| told(name)) {
         command.env_remove(name);
     }
     let output = command.stdin(Stdio::null()).output().expect("the command can be started");
-    assert!(output.status.success(), "{package} does not build\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{name} does not build\n{}", String::from_utf8_lossy(&output.stderr));
     out
 }

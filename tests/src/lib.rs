@@ -15,8 +15,8 @@ mod wait;
 
 pub use command::{Finished, Running};
 pub use component::{
-    cart_component, cart_schemas, component_with_manifest, operators_component, rules_component, rules_schemas,
-    shop_2_3_component, shop_component, shop_schemas, shop_v3_schema, swap_component,
+    cart_component, cart_schemas, component_with_manifest, faulty_shop_component, operators_component, rules_component,
+    rules_schemas, shop_2_3_component, shop_component, shop_schemas, shop_v3_schema, swap_component,
 };
 pub use open::Open;
 pub use recipe::run_recipe;

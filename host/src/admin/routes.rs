@@ -11,9 +11,10 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::Asked;
+use super::{Asked, recopy};
 use crate::live::{Live, Stage};
 use crate::problem::{Blame, Problem};
+use crate::recopy::desk::READY_PATIENCE;
 use crate::stream::shadow::Trial;
 use crate::swap::{Swapped, What, Wish};
 
@@ -128,12 +129,18 @@ pub(super) struct How {
     values: bool,
 }
 
+/// What a form of a web page could not say either.
+fn is_wasm(headers: &HeaderMap) -> Result<(), Vec<Problem>> {
+    match headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/wasm") {
+        true => Ok(()),
+        false => Err(vec![Problem::refuse(Blame::Config, "ADMIN_REFUSED", "the body is not application/wasm")]),
+    }
+}
+
 /// Puts the body in.
 pub(super) async fn swap(State(asked): Asks, Query(how): Query<How>, headers: HeaderMap, body: Bytes) -> Response {
-    // What a form of a web page could not say either.
-    if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/wasm") {
-        let problem = Problem::refuse(Blame::Config, "ADMIN_REFUSED", "the body is not application/wasm");
-        return answer(Err(vec![problem]), false);
+    if let Err(problems) = is_wasm(&headers) {
+        return answer(Err(problems), false);
     }
     let How { name, pin, when_fits, shadow, promote, values } = how;
     let what = What::Bytes { name, bytes: body.to_vec(), pin };
@@ -148,6 +155,26 @@ pub(super) async fn back(State(asked): Asks) -> Response {
 /// Binds the running revision again.
 pub(super) async fn again(State(asked): Asks) -> Response {
     answer(asked.door.wish(Wish::now(What::Again)).await, false)
+}
+
+/// Mends what earlier revisions wrote; for as long as whoever asks waits.
+pub(super) async fn recopy(State(asked): Asks, headers: HeaderMap, body: Bytes) -> Response {
+    let unreadable = || {
+        vec![
+            Problem::refuse(Blame::Config, "ADMIN_REFUSED", "the body is no order of this release")
+                .remedy("ask with the `falkirk` of the release that runs"),
+        ]
+    };
+    let ordered = is_wasm(&headers).and_then(|()| recopy::from_body(&body).ok_or_else(unreadable));
+    let (link, order) = match ordered {
+        Ok(ordered) => ordered,
+        Err(problems) => return answer(Err(problems), false),
+    };
+    let force = order.force;
+    match asked.recopies.ask(link, order, Some(READY_PATIENCE)).await {
+        Ok(repaired) => Json(recopy::to_json(&repaired, force)).into_response(),
+        Err(problems) => answer(Err(problems), false),
+    }
 }
 
 fn answer(swapped: Result<Swapped, Vec<Problem>>, values: bool) -> Response {

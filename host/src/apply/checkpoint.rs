@@ -329,6 +329,14 @@ pub async fn record_revision(client: &Client, migration: &str, link: Link, from:
     Ok(())
 }
 
+/// The artifacts that the link has written with, newest first.
+pub async fn writers(client: &Client, migration: &str, link: Link) -> Outcome<Vec<String>> {
+    let select = "SELECT artifact FROM falkirk.history WHERE migration = $1 AND link = $2 AND outcome <> 'refused' \
+        GROUP BY artifact ORDER BY max(from_position) DESC, max(at) DESC";
+    let rows = client.query(select, &[&migration, &link.name()]).await.map_err(|error| fault::refused(&error))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 /// Keeps the problem that ended the link, for `status`.
 pub async fn record_problem(client: &Client, migration: &str, link: Link, problem: &Problem) -> Outcome<()> {
     let upsert = "INSERT INTO falkirk.problem (migration, link, code, text) VALUES ($1, $2, $3, $4) \

@@ -23,6 +23,14 @@ pub struct Place {
     offset: u32,
 }
 
+#[cfg(test)]
+impl Place {
+    /// A place, for tests of what follows from one.
+    pub fn at(table_oid: u32, block: u32, offset: u32) -> Self {
+        Place { table_oid, block, offset }
+    }
+}
+
 /// What the target holds for one expected row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
@@ -57,6 +65,11 @@ impl<'c> Comparison<'c> {
                    SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL jit = off; SELECT 1";
         client.batch_execute(sql).await.map_err(|error| fault::refused(&error))?;
         Ok(Comparison { client })
+    }
+
+    /// Reads in whatever transaction the connection has open, or in none.
+    pub fn within(client: &'c Client) -> Self {
+        Comparison { client }
     }
 
     /// Leaves the snapshot.

@@ -14,6 +14,7 @@
 mod attempt;
 mod locked;
 mod recorded;
+pub mod repair;
 
 use std::collections::VecDeque;
 use std::pin::Pin;

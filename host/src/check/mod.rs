@@ -103,9 +103,34 @@ fn both_apply(given: &Given<'_>) -> bool {
 
 /// The plan of the other link. What is wrong with it is said where that link is checked itself.
 fn back(given: &Given<'_>, findings: &Findings) -> Option<Arc<Plan>> {
+    let (plan, problems) = backward(given, findings);
+    problems.is_empty().then(|| Arc::new(plan))
+}
+
+/// The rules backward, to ask whether rows agree, whether a link goes there or not: without those of tables that do not
+/// fit. What only a stream would need is no matter.
+pub fn way_back(given: &Given<'_>, findings: &Findings) -> Option<Arc<Plan>> {
+    let (mut plan, problems) = backward(given, findings);
+    let streams_only = |problem: &&Problem| matches!(problem.code(), "NEEDS_FULL_IDENTITY" | "NO_REPLICA_IDENTITY");
+    let mut unfit: Vec<&TableName> = Vec::new();
+    for problem in problems.iter().filter(|problem| !streams_only(problem)) {
+        tracing::debug!("agreement is not asked backward there: {problem}");
+        unfit.push(problem.at_table()?);
+    }
+    let targets = &plan.targets;
+    for source in &mut plan.sources {
+        let writes_there = source.rule.outputs.iter().any(|output| unfit.contains(&&targets[output.target].name));
+        if unfit.contains(&&source.name) || writes_there {
+            source.rule.outputs.clear();
+        }
+    }
+    Some(Arc::new(plan))
+}
+
+fn backward(given: &Given<'_>, findings: &Findings) -> (Plan, Vec<Problem>) {
     let direction = given.settings.link.other().into();
     let rules = Rules::of(given, direction, (&findings.target, &findings.source));
-    let (plan, problems) = rules.bind(&Binding {
+    rules.bind(&Binding {
         rules: &[],
         artifact: given.artifact.map_or("", Artifact::label),
         source: &findings.target,
@@ -113,8 +138,7 @@ fn back(given: &Given<'_>, findings: &Findings) -> Option<Arc<Plan>> {
         include: &given.settings.include,
         exclude: &given.settings.exclude,
         manifest: None,
-    });
-    problems.is_empty().then(|| Arc::new(plan))
+    })
 }
 
 /// The plan of what fits, and whether that is everything.

@@ -9,6 +9,7 @@ mod clean;
 mod compile;
 mod conflicts;
 mod demo;
+mod recopy;
 mod run;
 mod status;
 mod swap;
@@ -56,6 +57,8 @@ enum Command {
     Clean(clean::Clean),
     /// Compare both sides through the transform, while nobody writes.
     Verify(verify::Verify),
+    /// Mend what a faulty revision of the transform wrote, while the links run.
+    Recopy(recopy::Recopy),
     /// Show what both sides changed at once, how it was decided, and decide otherwise.
     Conflicts(conflicts::Conflicts),
     /// Watch the whole story on two private servers that are removed afterwards.
@@ -119,6 +122,7 @@ pub async fn main() -> ExitCode {
         Command::Status(command) => command.run().await,
         Command::Clean(command) => command.run().await,
         Command::Verify(command) => command.run().await,
+        Command::Recopy(command) => command.run().await,
         Command::Conflicts(command) => command.run().await,
         Command::Demo(command) => command.run().await,
         Command::Swap(command) => command.run().await,

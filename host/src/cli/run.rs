@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use crate::admin;
 use crate::live::Live;
 use crate::problem::{Blame, Problem};
+use crate::recopy::Desk;
 use crate::supervisor::{self, Shown, Summary, Until};
 use crate::swap::Door;
 
@@ -49,16 +50,17 @@ impl Run {
         let (link, two_way) = (settings.origin(), settings.two_way());
         let mut all = vec![(link.name(), shown)];
         all.extend(two_way.then_some((link.other().name(), other_shown)));
-        let door = Door::default();
+        let (door, recopies) = (Door::default(), Desk::default());
         let mut tasks = tokio::task::JoinSet::new();
         if let Some(admin) = &settings.admin {
-            match admin::listen(admin, door.clone(), all.clone()).await {
+            match admin::listen(admin, (door.clone(), recopies.clone()), all.clone()).await {
                 Ok(serving) => tasks.spawn(serving),
                 Err(problem) => return self.common.failed(&[problem]),
             };
         }
         let show = tokio::spawn(crate::show::show(all, self.common.is_for_eyes()));
-        let ended = supervisor::run(&settings, until, signals.told, Shown { origin, other }, door).await;
+        let doors = (door, recopies);
+        let ended = supervisor::run(&settings, until, signals.told, Shown { origin, other }, doors).await;
         // It ends by itself when nobody can change what is shown any more.
         let _ = show.await;
         match ended {

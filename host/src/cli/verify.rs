@@ -53,7 +53,9 @@ impl Verify {
         };
         // What is wrong with the servers or their roles does not matter here, as long as rules and tables fit.
         let findings = check::preflight(&given).await.map_err(one)?;
-        let (Some(plan), back) = (findings.plan, findings.back) else { return Err(findings.problems) };
+        // What agrees only backward agrees, whether a link goes there or not.
+        let back = check::way_back(&given, &findings);
+        let Some(plan) = findings.plan else { return Err(findings.problems) };
         let options = Options { values: self.values, sample_rows: self.sample };
         let artifact = artifact.map(|artifact| (artifact, settings.limits));
         verify::verify_through(

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use crate::config::Settings;
 use crate::live::Live;
 use crate::problem::{Blame, Problem};
+use crate::recopy;
 use crate::show;
 use crate::supervisor::{self, Shown, Summary, Until};
 use crate::swap::Door;
@@ -35,8 +36,8 @@ impl Link {
         let links = vec![(origin.name(), live.clone()), (origin.other().name(), other.clone())];
         let show = tokio::spawn(show::show(links, for_eyes));
         let shown = Shown { origin: tell, other: tell_other };
-        let task =
-            tokio::spawn(async move { supervisor::run(&settings, Until::Told, stopped, shown, Door::default()).await });
+        let doors = (Door::default(), recopy::Desk::default());
+        let task = tokio::spawn(async move { supervisor::run(&settings, Until::Told, stopped, shown, doors).await });
         Link { stop, live, other, task: Some(task), show }
     }
 

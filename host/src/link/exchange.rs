@@ -4,7 +4,7 @@
 //! Whatever does not fit is said in full and nothing changes. This file decides nothing about when a revision takes over:
 //! `swap` does, for all links of the host at once.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -29,24 +29,48 @@ use super::{Open, Problems, one, setup, two_way};
 
 /// The revision that the links of a host run; every life of a link begins with it.
 #[derive(Debug, Default)]
-pub struct Running(Mutex<Option<Arc<Artifact>>>);
+pub struct Running(Mutex<Revisions>);
+
+#[derive(Debug, Default)]
+struct Revisions {
+    now: Option<Arc<Artifact>>,
+    /// What ran before, newest first.
+    earlier: Vec<Arc<Artifact>>,
+}
 
 impl Running {
     /// For a host that starts with this artifact, or copies every table as it is.
     pub fn new(artifact: Option<Arc<Artifact>>) -> Self {
-        Running(Mutex::new(artifact))
+        Running(Mutex::new(Revisions { now: artifact, earlier: Vec::new() }))
+    }
+
+    fn revisions(&self) -> MutexGuard<'_, Revisions> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The artifact.
     pub fn artifact(&self) -> Option<Arc<Artifact>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.revisions().now.clone()
+    }
+
+    /// The last ones that this host ran before, newest first.
+    pub fn earlier(&self) -> Vec<Arc<Artifact>> {
+        self.revisions().earlier.clone()
     }
 
     /// Another one from now on.
     pub fn set(&self, artifact: Option<Arc<Artifact>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = artifact;
+        let mut revisions = self.revisions();
+        if let Some(before) = std::mem::replace(&mut revisions.now, artifact) {
+            revisions.earlier.retain(|earlier| earlier.digest() != before.digest());
+            revisions.earlier.insert(0, before);
+            revisions.earlier.truncate(EARLIER_MOST);
+        }
     }
 }
+
+/// So many earlier revisions are remembered.
+const EARLIER_MOST: usize = 4;
 
 /// What a running link is asked.
 pub enum Ask {

@@ -8,6 +8,7 @@
 pub mod exchange;
 mod gate;
 mod prepare;
+mod repair;
 mod setup;
 mod two_way;
 mod watching;
@@ -35,10 +36,12 @@ use crate::names::TableName;
 use crate::pg::session::Session;
 use crate::plan::{Plan, Source};
 use crate::problem::{Blame, Problem};
+use crate::recopy;
 use crate::source::session::{ReplicationSession, SlotSnapshot};
 use crate::stream::keyed::Keyed;
 use crate::stream::lifting::Lifting;
 use crate::stream::seen::Seen;
+use crate::stream::touched::Touched;
 use crate::stream::{self, End, Filter, Stream};
 use crate::transform::{Artifact, Guest};
 
@@ -50,6 +53,8 @@ pub struct Context {
     pub running: Arc<Running>,
     /// Where another one is asked for.
     pub desk: Desk,
+    /// Where its links are asked to mend rows.
+    pub recopies: recopy::Desk,
     /// Who this host is, for whoever finds the link held.
     pub host: String,
     /// With another link.
@@ -297,6 +302,7 @@ impl Open<'_> {
             true => Some(self.orders(two_way.as_ref())).unzip(),
             false => (None, None),
         };
+        let touched = Arc::<Touched>::default();
         let parts = Stream {
             source: stream,
             writer,
@@ -312,6 +318,7 @@ impl Open<'_> {
             lingers: self.context.pair.is_some(),
             two_way,
             orders,
+            touched: touched.clone(),
         };
         let applies = self.context.pair.as_ref().is_none_or(|pair| pair.applies);
         let streaming = stream::run(parts, stop, self.live);
@@ -320,6 +327,7 @@ impl Open<'_> {
         tokio::select! {
             ended = streaming => ended,
             problem = self.answer(clerk) => Err(problem),
+            problem = self.mend(&touched) => Err(problem),
         }
     }
 }

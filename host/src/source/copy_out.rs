@@ -54,6 +54,16 @@ pub fn range_query(
     query
 }
 
+/// The query for the rows with these keys.
+pub fn keys_query(table: &TableName, columns: &[&str], key: &[KeyColumn], keys: &[Vec<String>]) -> String {
+    let names = quote_names(key.iter().map(|column| column.name.as_str()));
+    let cast = |(text, column): (&String, &KeyColumn)| format!("{}::{}", quote_text(text), column.type_sql);
+    let row = |texts: &Vec<String>| texts.iter().zip(key).map(cast).collect::<Vec<_>>().join(", ");
+    let rows: Vec<String> = keys.iter().map(|texts| format!("({})", row(texts))).collect();
+    let columns = quote_names(columns.iter().copied());
+    format!("SELECT {columns} FROM {} WHERE ({names}) IN ({})", table.sql(), rows.join(", "))
+}
+
 /// A session that reads inside an exported snapshot.
 pub struct CopyOut<'c> {
     client: &'c Client,
@@ -69,6 +79,11 @@ impl<'c> CopyOut<'c> {
         );
         client.batch_execute(&sql).await.map_err(|error| fault(&error))?;
         Ok(CopyOut { client })
+    }
+
+    /// Reads in whatever transaction the connection has open, or in none.
+    pub fn within(client: &'c Client) -> Self {
+        CopyOut { client }
     }
 
     /// Starts to read the rows of a query, in COPY's text form.
@@ -259,6 +274,11 @@ mod tests {
              AND (\"a\", \"b\") < ('2'::integer, 'x'::integer)"
         );
         assert_eq!(range_query(&table, &["a"], &key(&["a"]), None, None), "SELECT \"a\" FROM \"public\".\"t\"");
+        assert_eq!(
+            keys_query(&table, &["a"], &key(&["a", "b"]), &[low, high]),
+            "SELECT \"a\" FROM \"public\".\"t\" WHERE (\"a\", \"b\") IN (('1'::integer, 'it''s'::integer), \
+             ('2'::integer, 'x'::integer))"
+        );
     }
 
     #[test]

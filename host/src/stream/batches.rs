@@ -25,6 +25,7 @@ use super::reader::{self, Item};
 use super::relations::{Misfit, Relations};
 use super::seen::to_bytes;
 use super::shadow::Shadow;
+use super::touched::Touched;
 use super::trial::Trial;
 use super::{End, Filter, Work, now_us};
 
@@ -70,6 +71,8 @@ pub(super) struct Batches {
     pub(super) gives_up: bool,
     /// A revision on trial.
     pub(super) shadow: Option<Box<Shadow>>,
+    /// Which rows have changed, for whoever looks at the source beside the stream.
+    pub(super) touched: Arc<Touched>,
 }
 
 impl Batches {
@@ -173,10 +176,18 @@ impl Batches {
                 self.later.push(item);
                 continue;
             }
+            match &item {
+                Item::Message(Message::Begin { final_lsn, .. }) => self.touched.begin(*final_lsn),
+                Item::Message(Message::Change(change)) => self.touched.note(change, &self.plan, &self.relations),
+                Item::Message(_) | Item::Idle(_) => {}
+            }
             match item {
                 Item::Message(message) => self.assembler.take(message, &self.plan, &mut self.relations),
                 Item::Idle(position) => self.assembler.idle(position),
             }
+        }
+        if let Some(read) = self.assembler.idle_position() {
+            self.touched.handed_on(read, self.written);
         }
     }
 

@@ -24,6 +24,7 @@ pub mod relations;
 pub mod seen;
 pub mod settled;
 pub mod shadow;
+pub mod touched;
 pub mod trial;
 mod write;
 
@@ -48,6 +49,7 @@ use lifting::Lifting;
 use notes::Notebook;
 use relations::{Misfit, Relations};
 use seen::Seen;
+use touched::Touched;
 use trial::Trial;
 
 pub use decided::{Deciding, Ruled};
@@ -94,6 +96,8 @@ pub struct Stream<'c> {
     pub two_way: Option<TwoWay>,
     /// For a stream in which revisions may be exchanged; without it columns that changed end the link.
     pub orders: Option<Orders>,
+    /// Which rows have changed, for whoever looks at the source beside the stream.
+    pub touched: Arc<Touched>,
 }
 
 /// What a stream needs beside another link of its migration.
@@ -185,11 +189,11 @@ pub async fn run(
         now,
         later: Vec::new(),
         shadow: None,
+        touched: stream.touched,
     };
     // The guest computes for milliseconds at a time: a thread of its own keeps the runtime's threads free for I/O.
     let (runtime, told) = (tokio::runtime::Handle::current(), stop.clone());
     let middle = tokio::task::spawn_blocking(move || runtime.block_on(middle.run(parcels, batches, told, orders)));
-
     let deciding = deciding.as_deref_mut();
     let target = write::Target { plan: stream.plan, deciding, durable: &durable, live, stood: None };
     let ended = write::write(stream.writer, work, target, (stream.strict_until, stop)).await;

@@ -20,13 +20,13 @@ use crate::source::copy_out::{CopyOut, parse_rows};
 
 /// A row of a target with other values than expected.
 #[derive(Clone, Debug)]
-pub(super) struct Differing {
+pub struct Differing {
     /// Position in the forward plan's targets.
-    pub(super) target: usize,
+    pub target: usize,
     /// Its key, in the order of `Target::key`.
-    pub(super) key: Vec<String>,
+    pub key: Vec<String>,
     /// The columns that differ.
-    pub(super) columns: Vec<u16>,
+    pub columns: Vec<u16>,
 }
 
 /// Which of the rows agree backward. `ends` and `targets` are those of the comparison that found them, `back` is the plan
@@ -46,36 +46,50 @@ pub(super) async fn agreeing(
     let rows = CopyOut::enter(reader.client(), &snapshot).await?;
     drop(holder);
     let held = Comparison::enter(other.client()).await?;
-    let mut asking = Asking { back, answers, rows, held, lifter: Lifter::default() };
-    let mut agree = vec![false; differing.len()];
-    for (at, target) in targets.iter().enumerate() {
-        let of_target: Vec<usize> = (0..differing.len()).filter(|row| differing[*row].target == at).collect();
-        let Some(source) = back.sources.iter().position(|source| source.name == target.name) else { continue };
-        // What depends on more than itself would have to be extended first: it stays a difference.
-        if back.sources[source].depends.is_any() {
-            continue;
-        }
-        for part in of_target.chunks(GUEST_ROWS) {
-            let asked: Vec<&Differing> = part.iter().map(|row| &differing[*row]).collect();
-            let found = asking.part(source, target, &asked).await?;
-            part.iter().zip(found).for_each(|(row, agrees)| agree[*row] = agrees);
-        }
-    }
-    let Asking { rows, held, .. } = asking;
+    let agree = Asking::new(back, answers, (&rows, &held)).agreeing(targets, differing).await?;
     rows.leave().await?;
     held.leave().await?;
     Ok(agree)
 }
 
-struct Asking<'a, 'b> {
+/// Asks the rules backward about rows of the target.
+pub struct Asking<'a, 'b> {
     back: &'a Plan,
     answers: &'a mut Answers<'b>,
-    rows: CopyOut<'a>,
-    held: Comparison<'a>,
+    rows: &'a CopyOut<'a>,
+    held: &'a Comparison<'a>,
     lifter: Lifter,
 }
 
-impl Asking<'_, '_> {
+impl<'a, 'b> Asking<'a, 'b> {
+    /// `rows` reads the target, `held` the source.
+    pub fn new(
+        back: &'a Plan,
+        answers: &'a mut Answers<'b>,
+        (rows, held): (&'a CopyOut<'a>, &'a Comparison<'a>),
+    ) -> Self {
+        Asking { back, answers, rows, held, lifter: Lifter::default() }
+    }
+
+    /// Which of the rows agree backward. `targets` are those of the comparison that found them.
+    pub async fn agreeing(&mut self, targets: &[Target], differing: &[Differing]) -> Outcome<Vec<bool>> {
+        let mut agree = vec![false; differing.len()];
+        for (at, target) in targets.iter().enumerate() {
+            let of_target: Vec<usize> = (0..differing.len()).filter(|row| differing[*row].target == at).collect();
+            let Some(source) = self.back.sources.iter().position(|source| source.name == target.name) else { continue };
+            // What depends on more than itself would have to be extended first: it stays a difference.
+            if self.back.sources[source].depends.is_any() {
+                continue;
+            }
+            for part in of_target.chunks(GUEST_ROWS) {
+                let asked: Vec<&Differing> = part.iter().map(|row| &differing[*row]).collect();
+                let found = self.part(source, target, &asked).await?;
+                part.iter().zip(found).for_each(|(row, agrees)| agree[*row] = agrees);
+            }
+        }
+        Ok(agree)
+    }
+
     async fn part(&mut self, index: usize, target: &Target, asked: &[&Differing]) -> Outcome<Vec<bool>> {
         let source = &self.back.sources[index];
         let images = self.read(source, target, asked).await?;
@@ -124,7 +138,7 @@ impl Asking<'_, '_> {
         Ok(agree)
     }
 
-    async fn read(&self, source: &Source, target: &Target, asked: &[&Differing]) -> Outcome<Vec<Image>> {
+    async fn read(&mut self, source: &Source, target: &Target, asked: &[&Differing]) -> Outcome<Vec<Image>> {
         let key: Vec<&str> =
             target.key.iter().map(|column| target.columns[usize::from(*column)].name.as_str()).collect();
         let cast = |(text, column): (&String, &u16)| {

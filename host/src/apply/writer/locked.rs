@@ -20,8 +20,8 @@ use crate::apply::statement::{self, Parameter};
 use crate::change::Datum;
 use crate::delta::{Key, Set};
 use crate::lsn::Lsn;
-use crate::marker::{list_to_bytes, row_digest};
-use crate::plan::Target;
+use crate::marker::{RowDigest, list_to_bytes, row_digest};
+use crate::plan::{Plan, Target};
 use crate::problem::{Blame, Outcome, Problem};
 
 /// How many keys are locked by one statement.
@@ -114,19 +114,7 @@ impl<'c> Writer<'c> {
 
     /// Signs the rows of sets one by one, for the other link to tell them from what the target does beside (L7).
     pub(super) fn list(&mut self, sets: &[&Set]) {
-        let mut rows = Vec::new();
-        for set in sets.iter().filter(|set| !self.plan.targets[set.target].internal) {
-            let target = &self.plan.targets[set.target];
-            let digest = |key: &[Datum]| row_digest(&target.name, key.iter().map(text_of));
-            let values = |values: &[Datum]| -> Key {
-                let at = |column: &u16| set.columns.binary_search(column).ok();
-                target.key.iter().filter_map(at).map(|at| values[at].clone()).collect()
-            };
-            rows.extend(set.keys.iter().chain(&set.new_keys).map(|key| digest(key)));
-            if set.keys.is_empty() {
-                rows.extend(set.values.iter().map(|row| digest(&values(row))));
-            }
-        }
+        let rows = listed(&self.plan, sets);
         if !rows.is_empty() {
             let (marker, bytes) = (self.marker.clone(), list_to_bytes(self.identity.migration_id, &rows));
             self.send(Expected::Nothing, marker, vec![Ready(Bytes::from(bytes))]);
@@ -154,6 +142,24 @@ impl<'c> Writer<'c> {
         self.send(Expected::Nothing, statement, parameters);
         Ok(())
     }
+}
+
+/// The rows that sets write, without those that the link keeps for itself.
+pub(super) fn listed(plan: &Plan, sets: &[&Set]) -> Vec<RowDigest> {
+    let mut rows = Vec::new();
+    for set in sets.iter().filter(|set| !plan.targets[set.target].internal) {
+        let target = &plan.targets[set.target];
+        let digest = |key: &[Datum]| row_digest(&target.name, key.iter().map(text_of));
+        let values = |values: &[Datum]| -> Key {
+            let at = |column: &u16| set.columns.binary_search(column).ok();
+            target.key.iter().filter_map(at).map(|at| values[at].clone()).collect()
+        };
+        rows.extend(set.keys.iter().chain(&set.new_keys).map(|key| digest(key)));
+        if set.keys.is_empty() {
+            rows.extend(set.values.iter().map(|row| digest(&values(row))));
+        }
+    }
+    rows
 }
 
 pub(super) fn text_of(datum: &Datum) -> &[u8] {

@@ -1,0 +1,84 @@
+//! An order to mend rows, as it travels to the running host: a line of JSON, and the files that it names behind it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::marker::Link;
+use crate::recopy::{Order, Repaired};
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Head {
+    backward: bool,
+    table: Option<String>,
+    force: bool,
+    values: bool,
+    /// Names and lengths.
+    older: Vec<(String, usize)>,
+}
+
+/// The body of the request.
+pub fn to_body(link: Link, order: &Order) -> Vec<u8> {
+    let Order { table, force, older, values } = order;
+    let head = Head {
+        backward: link == Link::Backward,
+        table: table.clone(),
+        force: *force,
+        values: *values,
+        older: older.iter().map(|(name, bytes)| (name.clone(), bytes.len())).collect(),
+    };
+    let mut body = json!(head).to_string().into_bytes();
+    body.push(b'\n');
+    older.iter().for_each(|(_, bytes)| body.extend_from_slice(bytes));
+    body
+}
+
+/// What it says; `None` if it says nothing.
+pub(super) fn from_body(body: &[u8]) -> Option<(Link, Order)> {
+    let end = body.iter().position(|byte| *byte == b'\n')?;
+    let Head { backward, table, force, values, older } = serde_json::from_slice(&body[..end]).ok()?;
+    let mut rest = &body[end + 1..];
+    let mut files = Vec::new();
+    for (name, length) in older {
+        let (file, behind) = rest.split_at_checked(length)?;
+        files.push((name, file.to_vec()));
+        rest = behind;
+    }
+    let link = if backward { Link::Backward } else { Link::Forward };
+    rest.is_empty().then_some((link, Order { table, force, older: files, values }))
+}
+
+/// What was done, for programs. `ok`: nothing is left to do.
+pub fn to_json(repaired: &Repaired, force: bool) -> Value {
+    let rest = repaired.rows_rest();
+    json!({
+        "ok": (rest == 0 || force) && repaired.rows_busy == 0,
+        "rows_written": repaired.rows_written(),
+        "rows_rest": rest,
+        "rows_busy": repaired.rows_busy,
+        "refused": repaired.refused,
+        "tables": repaired.tables,
+        "left_out": repaired.left_out,
+        "unknown": repaired.unknown,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_arrives_as_it_was_sent_and_nothing_else_is_one() {
+        let older = vec![("a.wasm".to_owned(), b"one\ntwo".to_vec()), ("b.wasm".to_owned(), Vec::new())];
+        let order = Order { table: Some("public.t".to_owned()), force: true, older, values: false };
+        let body = to_body(Link::Backward, &order);
+        let (link, arrived) = from_body(&body).expect("it says something");
+        assert_eq!(
+            (link, arrived.table, arrived.force, arrived.older),
+            (Link::Backward, order.table, true, order.older)
+        );
+        for bad in [&body[..body.len() - 1], &[body.clone(), vec![0]].concat(), b"", b"{}\n"] {
+            assert!(from_body(bad).is_none());
+        }
+    }
+}
