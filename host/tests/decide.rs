@@ -314,6 +314,7 @@ fn catalog(name: &str, columns: &[&str]) -> Catalog {
         has_default: false,
         generated: false,
         identity: Identity::No,
+        is_virtual: false,
     };
     let table = Table {
         name: TableName::new("public", name),

@@ -31,6 +31,7 @@ fn column(name: &str) -> Column {
         has_default: false,
         generated: false,
         identity: Identity::No,
+        is_virtual: false,
     }
 }
 

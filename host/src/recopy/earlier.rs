@@ -31,7 +31,7 @@ pub(super) async fn earlier(site: &Site, order: &Order, now: Option<&Artifact>) 
 /// An earlier revision out of its file; one of several steps takes the place of the configured one.
 fn brought(settings: &Settings, name: &str, bytes: &[u8]) -> Outcome<Arc<Artifact>> {
     let limits = &settings.limits;
-    let artifact = Arc::new(Artifact::from_bytes(name, bytes, None, limits)?);
+    let artifact = Arc::new(Artifact::from_bytes(name, bytes, None, limits, &settings.compiler)?);
     let (from, to) = (&settings.blue.schema_version, &settings.green.schema_version);
     let step = |artifact: &Artifact| (artifact.manifest().from.clone(), artifact.manifest().to.clone());
     if step(&artifact) == (from.clone(), to.clone()) {
@@ -39,7 +39,7 @@ fn brought(settings: &Settings, name: &str, bytes: &[u8]) -> Outcome<Arc<Artifac
     }
     let mut steps = vec![artifact.clone()];
     for file in &settings.transforms {
-        let other = Artifact::load(&file.path, file.pin.as_deref(), limits)?;
+        let other = Artifact::load(&file.path, file.pin.as_deref(), limits, &settings.compiler)?;
         if step(&other) != step(&artifact) {
             steps.push(Arc::new(other));
         }

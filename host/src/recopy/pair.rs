@@ -216,6 +216,7 @@ mod tests {
         Source {
             name: TableName::new("public", "s"),
             columns: Vec::<SourceColumn>::new(),
+            generated: Vec::new(),
             key: vec![0],
             full_identity: true,
             identity_key: Vec::new(),

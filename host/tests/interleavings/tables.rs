@@ -24,6 +24,7 @@ pub fn catalog(tables: &[(&str, &[&str], usize)]) -> Catalog {
         has_default: false,
         generated: false,
         identity: Identity::No,
+        is_virtual: false,
     };
     let table = |(name, columns, key): &(&str, &[&str], usize)| Table {
         name: TableName::new("public", *name),
