@@ -38,23 +38,7 @@ pub(super) async fn check(given: &Given<'_>, plan: &Plan, findings: &mut Finding
             );
             return Ok(());
         }
-        let not_owned = plan.sources.iter().filter(|source| {
-            !findings.source_facts.superuser
-                && findings.source.tables.get(&source.name).is_some_and(|table| !table.rights.own)
-        });
-        let not_owned: Vec<String> = not_owned.map(|source| source.name.to_string()).collect();
-        if !not_owned.is_empty() {
-            findings.problems.push(
-                refuse(
-                    "PUBLICATION_MISSING",
-                    format!(
-                        "the publication {name} does not exist, and the role does not own {}",
-                        not_owned.join(", ")
-                    ),
-                )
-                .remedy(format!("let the tables' owner run: {};", create_sql(&name, plan, version_num))),
-            );
-        }
+        findings.problems.extend(not_owned(findings, plan, (&name, version_num)));
         return Ok(());
     };
     let missing: Vec<String> = plan
@@ -84,14 +68,33 @@ pub(super) async fn check(given: &Given<'_>, plan: &Plan, findings: &mut Finding
         );
     }
     if sends_generated(plan, version_num) && !publication.generated {
-        let what = format!(
-            "the publication {name} does not send generated columns: the application's own updates of tables with \
-             REPLICA IDENTITY FULL fail as long as it is there"
-        );
-        let remedy = format!("ALTER PUBLICATION {} SET (publish_generated_columns = stored);", quote_name(&name));
-        findings.problems.push(refuse("PUBLICATION_GENERATED", what).remedy(remedy));
+        findings.problems.push(lacks_generated(&name));
     }
     Ok(())
+}
+
+/// The publication is made at the first start, which only the tables' owner can do.
+fn not_owned(findings: &Findings, plan: &Plan, (name, version_num): (&str, u32)) -> Option<Problem> {
+    let not_owned = plan.sources.iter().filter(|source| {
+        !findings.source_facts.superuser
+            && findings.source.tables.get(&source.name).is_some_and(|table| !table.rights.own)
+    });
+    let not_owned: Vec<String> = not_owned.map(|source| source.name.to_string()).collect();
+    if not_owned.is_empty() {
+        return None;
+    }
+    let what = format!("the publication {name} does not exist, and the role does not own {}", not_owned.join(", "));
+    let problem = Problem::refuse(Blame::Source, "PUBLICATION_MISSING", what);
+    Some(problem.remedy(format!("let the tables' owner run: {};", create_sql(name, plan, version_num))))
+}
+
+fn lacks_generated(name: &str) -> Problem {
+    let what = format!(
+        "the publication {name} does not send generated columns: the application's own updates of tables with \
+         REPLICA IDENTITY FULL fail as long as it is there"
+    );
+    Problem::refuse(Blame::Source, "PUBLICATION_GENERATED", what)
+        .remedy(format!("ALTER PUBLICATION {} SET (publish_generated_columns = stored);", quote_name(name)))
 }
 
 fn carries(publication: &facts::PublicationFacts, findings: &Findings, table: &crate::names::TableName) -> bool {
