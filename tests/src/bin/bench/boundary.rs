@@ -1,5 +1,6 @@
 //! The price of the WebAssembly boundary: rows through the shop's transform on one thread, beside the same function
-//! called directly. In process, without a database in the way: the plan comes from the shop's two schemas.
+//! called directly, and through one and two instances of a guest in Rust and, where `FALKIRK_JS_GUEST` names its
+//! component (`examples/guests/js`), in JavaScript. In process, without a database in the way: the plan comes from the shop's two schemas.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use crate::report::Figure;
 use crate::subject::Subject;
 
 const BATCHES: [usize; 2] = [100, 1_000];
+/// Enough calls for several instances.
+const SPREAD: usize = 10_000;
 
 /// Rows a second and core, for each size of batch.
 pub async fn measure(wish: &Wish, ground: &Ground) -> Outcome<Vec<Figure>> {
@@ -28,10 +31,10 @@ pub async fn measure(wish: &Wish, ground: &Ground) -> Outcome<Vec<Figure>> {
     let artifact = Arc::new(Artifact::load(path, None, &limits, &Compiler::default()).map_err(said)?);
     let plan = plan(ground, &shop, &artifact).await?;
     let customer = plan.sources.iter().find(|source| source.name.table == "customer").ok_or("no table customer")?;
-    let rows: Vec<Image> = (0..BATCHES[1]).map(|number| customer_row(customer, number)).collect();
+    let rows: Vec<Image> = (0..SPREAD).map(|number| customer_row(customer, number)).collect();
     let time = Duration::from_millis(if wish.quick { 300 } else { 2_000 });
 
-    let mut guest = Guest::new(artifact, Direction::Forward, limits);
+    let mut guest = Guest::new(artifact.clone(), Direction::Forward, limits);
     let mut figures = Vec::new();
     for size in BATCHES {
         let what =
@@ -56,7 +59,40 @@ pub async fn measure(wish: &Wish, ground: &Ground) -> Outcome<Vec<Figure>> {
         }
         figures.push(figure);
     }
+    figures.push(spread(wish, "rust", &artifact, (&plan, customer), &rows)?);
+    if let Some(path) = std::env::var_os("FALKIRK_JS_GUEST") {
+        let artifact = Arc::new(Artifact::load(path.as_ref(), None, &limits, &Compiler::default()).map_err(said)?);
+        figures.push(spread(wish, "js", &artifact, (&plan, customer), &rows)?);
+    }
     Ok(figures)
+}
+
+/// Rows a second on two instances beside one.
+fn spread(
+    wish: &Wish,
+    language: &str,
+    artifact: &Arc<Artifact>,
+    (plan, customer): (&Plan, &Source),
+    rows: &[Image],
+) -> Outcome<Figure> {
+    let time = Duration::from_millis(if wish.quick { 300 } else { 2_000 });
+    let what = format!("rows/s of a guest in {language} on two instances, batches of {SPREAD}; native: on one");
+    let mut figure = Figure::rate(&format!("boundary-{language}-instances"), &what, "/s");
+    let batch: Vec<&Image> = rows.iter().collect();
+    let mut guests = [1, 2].map(|instances| {
+        let limits = Limits { instances, ..Limits::default() };
+        Guest::new(artifact.clone(), Direction::Forward, limits)
+    });
+    for _ in 0..wish.turns {
+        let [one, two] = &mut guests;
+        for (guest, rates) in [(one, &mut figure.native), (two, &mut figure.falkirk)] {
+            rates.push(rate(time, SPREAD, || {
+                let answers = guest.answer(plan, customer, &batch).map_err(|fault| fault.problem.to_string());
+                answers.map(|answers| drop(black_box(answers)))
+            })?);
+        }
+    }
+    Ok(figure)
 }
 
 /// The plan as a link makes it, from two databases that hold nothing but the schemas.

@@ -11,6 +11,7 @@ mod boundary;
 mod copy;
 mod ground;
 mod latency;
+mod limits;
 mod link;
 mod native;
 mod report;
@@ -27,7 +28,7 @@ const USAGE: &str = "\
 usage: bench [--quick] [--turns N] [--only NAME[,NAME...]] [--native-only] [--out FILE]
   --quick        a tenth of the rows: to try whether it runs, not to quote
   --turns N      how often each side runs, in turns (3)
-  --only         catch-up, catch-up-transform, copy, copy-transform, latency, both, boundary
+  --only         catch-up, catch-up-transform, copy, copy-transform, latency, both, boundary, limits
   --native-only  PostgreSQL's own replication alone
   --out FILE     where the measurements go (bench.json)";
 
@@ -104,6 +105,9 @@ async fn run() -> Outcome<()> {
     }
     if wish.asks_for("boundary") && !wish.native_only {
         boundary::measure(&wish, &ground).await?.into_iter().for_each(|figure| report.add(figure));
+    }
+    if wish.asks_for("limits") && !wish.native_only {
+        report.add(limits::measure(&wish, &ground)?);
     }
     report.print();
     report.write(&wish.out)
