@@ -1,6 +1,6 @@
 //! The price of the WebAssembly boundary: rows through the shop's transform on one thread, beside the same function
-//! called directly, and through one and two instances of a guest in Rust and, where `FALKIRK_JS_GUEST` names its
-//! component (`examples/guests/js`), in JavaScript. In process, without a database in the way: the plan comes from the shop's two schemas.
+//! called directly, and through one and two instances of it; and of another guest with the shop's rule for customers, if
+//! `FALKIRK_JS_GUEST` names one. In process, without a database in the way: the plan comes from the shop's two schemas.
 
 use std::hint::black_box;
 use std::sync::Arc;

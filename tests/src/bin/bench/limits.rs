@@ -57,6 +57,8 @@ pub fn measure(wish: &Wish, ground: &Ground) -> Outcome<Figure> {
 fn rate(bytes: &[u8], time: Duration, limited: bool) -> wasmtime::Result<f64> {
     let mut config = Config::new();
     config.epoch_interruption(limited);
+    // As the host's: no collector is built in.
+    config.gc_support(false);
     let engine = Engine::new(&config)?;
     let component = Component::from_binary(&engine, bytes)?;
     let mut store = Store::new(&engine, Meter::default());
