@@ -1,7 +1,7 @@
 //! The marker: the transactional message by which a link signs what it writes, so that the other link can skip it.
 //!
-//! Bytes only; no connection. It must never carry a row value, and it must never be read from a message that is not
-//! transactional: those arrive from aborted transactions too. Holds L7 together with whoever emits it first.
+//! Bytes only; no connection. A marker never carries a row value (a denial carries the key of a row). Neither must ever be
+//! read from a message that is not transactional: those arrive from aborted transactions too. Holds L7 together with whoever emits it first.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,5 +1,7 @@
 //! Both links at once: what each side's application writes reaches the other side, and comes back from nowhere.
 
+use falkirk::marker::{Denial, MigrationId, PREFIX, row_digest};
+use falkirk::names::TableName;
 use falkirk_tests::{Open, SOON, Stage, until};
 
 const ITEM: &str =
@@ -73,6 +75,28 @@ fn l8_a_row_made_while_its_removal_finds_none_does_not_stay_on_one_side() {
     stage.green.sql("INSERT INTO item VALUES (7, 2, 'made after it')");
     until("a later one stays", SOON, || stage.blue.count("item") == 20 && same(&stage));
     running.terminate().expect(143);
+    stage.falkirk(&["clean"]).expect(0);
+}
+
+#[test]
+fn l8_a_denial_is_carried_out_with_both_links_on_and_one_alone_refuses_it_by_name() {
+    let stage = items("both_needed", "blue_wins");
+    stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
+    // As the backward link would have said it before the host was stopped.
+    let id = stage.blue.admin("SELECT replace(id::text, '-', '') FROM falkirk.migration")[0][0].clone();
+    let id = u128::from_str_radix(&id, 16).expect("an id is hexadecimal").to_be_bytes();
+    let table = TableName::new("public", "item");
+    let row = row_digest(&table, std::iter::once(b"3".as_slice()));
+    let denial = Denial { row, record: 0, details: false, table, key: vec!["3".to_owned()] };
+    let hex: String = denial.to_bytes(MigrationId(id)).iter().map(|byte| format!("{byte:02x}")).collect();
+    stage.blue.admin(&format!("SELECT pg_logical_emit_message(true, '{PREFIX}', '\\x{hex}'::bytea)"));
+    stage.config("forward", "rollback = \"watch\"\nconflict = \"blue_wins\"\ntransforms = []");
+    stage.falkirk(&["run", "--until", "caught-up"]).expect(3).says("BOTH_NEEDED").says("public.item");
+    assert_eq!(stage.green.count("item"), 20, "nothing is written");
+    stage.config("both", "conflict = \"blue_wins\"\ntransforms = []");
+    stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
+    assert_eq!(stage.green.count("(SELECT FROM item WHERE id = 3)"), 0);
+    assert_eq!((stage.green.count("item"), stage.blue.count("item")), (19, 20), "only what was denied is removed");
     stage.falkirk(&["clean"]).expect(0);
 }
 

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use crate::apply::writer::{Batch, Closing, Recent};
+use crate::change::Event;
 use crate::decode::Message;
 use crate::delta::Set;
 use crate::delta::decide::Claim;
 use crate::live::Waiting;
 use crate::lsn::Lsn;
 use crate::plan::Plan;
-use crate::problem::Action;
+use crate::problem::{Action, Blame, Problem};
 
 use super::assemble::{Assembler, Collected, Ended, Placed};
 use super::decided::Claims;
@@ -354,10 +355,25 @@ impl Batches {
 
     async fn lift_all(&mut self, changes: &[Placed]) -> Result<Lifted, Fault> {
         match self.assembler.notebook.as_ref().filter(|_| self.decides) {
+            None if changes.iter().any(is_denial) => Err(both_needed(changes)),
             None => self.lifting.lift(changes, &self.relations, self.assembler.one_by_one).await.map(Lifted::Sets),
             Some((notebook, _)) => self.lifting.claims(changes, &self.relations, notebook).await.map(Lifted::Claims),
         }
     }
+}
+
+fn is_denial(placed: &Placed) -> bool {
+    matches!(placed.change.event, Event::Denied { .. })
+}
+
+/// L8: whether the row that the other link denied is there can only be decided with both links on.
+fn both_needed(changes: &[Placed]) -> Fault {
+    let change = changes.iter().position(is_denial).unwrap_or_default();
+    let what = "both links wrote, and a row that lost against the other side is still to be removed from this one";
+    let problem = Problem::stop(Blame::Config, "BOTH_NEEDED", what)
+        .table(&changes[change].change.relation.name)
+        .remedy("start with direction = \"both\" once, until both links have caught up");
+    Fault { change, problem }
 }
 
 /// Counts the changes of transactions that are not handed on. The checkpoint stays before the first of them and the slot

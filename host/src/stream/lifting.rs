@@ -13,7 +13,7 @@ use crate::delta::decide::{Claim, denied, details_last};
 use crate::delta::fold::Folder;
 use crate::delta::lift::{self, LiftError, Lifter};
 use crate::delta::moves::{Lifted, Moves};
-use crate::delta::{ANY_OWNER, Effect, Key, Operation, Set, Whole};
+use crate::delta::{Effect, Key, Operation, Set, Whole};
 use crate::lsn::Lsn;
 use crate::manifest::Write;
 use crate::plan::parts::ALL;
@@ -159,11 +159,10 @@ impl Lifting {
             if let Event::Denied { key, .. } = step.event.as_ref() {
                 let table = &changes[step.change].change.relation.name;
                 let Some(target) = plan.targets.iter().position(|target| target.name == *table) else { continue };
-                if self.lifter.wholes.is_none() {
-                    return Err(fault(both_needed().table(table)));
+                // No revision computes it, and only whoever decides can tell whether the row is there.
+                if self.lifter.wholes.is_some() {
+                    take(&step, Operation::of_nobody(target, Effect::Delete { key: key.clone() }), None);
                 }
-                let effect = Effect::Delete { key: key.clone() };
-                take(&step, Operation { target, owner_before: ANY_OWNER, owner_after: ANY_OWNER, effect }, None);
                 continue;
             }
             let mirror = std::mem::take(&mut step.mirror);
@@ -337,15 +336,6 @@ fn truncate(plan: &Plan, tables: &[Arc<crate::change::Relation>], relations: &Re
     targets.dedup();
     let target = targets.first().copied().unwrap_or_default();
     Ok(Operation { target, owner_before: 0, owner_after: 0, effect: Effect::Truncate { targets } })
-}
-
-fn both_needed() -> Problem {
-    Problem::stop(
-        Blame::Config,
-        "BOTH_NEEDED",
-        "both links wrote, and a row that lost against the other side is still to be removed from this one",
-    )
-    .remedy("start with direction = \"both\" once, until both links have caught up")
 }
 
 fn lift_problem(error: LiftError) -> Problem {

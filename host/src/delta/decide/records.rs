@@ -88,7 +88,8 @@ impl<F: Facts> Judge<'_, F> {
         let target = claim.operation.target;
         let Some(from) = claim.from.as_ref().filter(|_| parts == ALL) else { return };
         let is_twin = self.rules.twins.get(target).is_some_and(|twins| twins.contains(&from.0));
-        if !is_twin || self.facts.denied(target, key) {
+        let is_said = |absence: &Absence| absence.target == target && absence.key == *key;
+        if !is_twin || self.facts.denied(target, key) || self.outcome.absences.iter().any(is_said) {
             return;
         }
         let gone = |(target, key): &(usize, Key)| !self.exists(*target, key);
@@ -150,15 +151,14 @@ pub fn denied(
     (target, key): (usize, &Key),
     details: bool,
 ) -> Vec<Operation> {
-    let operation = |(target, effect)| Operation { target, owner_before: ANY_OWNER, owner_after: ANY_OWNER, effect };
     if !details {
         let rows = kin(records, target, key).into_iter().rev();
-        return rows.map(|(target, key)| operation((target, Effect::Delete { key }))).collect();
+        return rows.map(|(target, key)| Operation::of_nobody(target, Effect::Delete { key })).collect();
     }
     let columns = cleared.get(target).filter(|columns| !columns.is_empty()).cloned();
     let clear = |columns: Columns| {
         let values = columns.iter().map(|_| Datum::Null).collect();
-        operation((target, Effect::Clear { key: key.clone(), columns, values }))
+        Operation::of_nobody(target, Effect::Clear { key: key.clone(), columns, values })
     };
     columns.map(clear).into_iter().collect()
 }
