@@ -117,9 +117,14 @@ fn pitfall_5_the_application_still_updates_tables_with_generated_columns_and_ful
     stage.falkirk(&["clean"]).expect(0);
     let version: u32 = stage.blue.value("SHOW server_version_num").parse().expect("a number");
     if version >= 180_000 {
+        // A publication that somebody has made without the option.
+        let slot = stage.slot();
+        stage.green.sql("TRUNCATE item");
+        stage.blue.admin(&format!("CREATE PUBLICATION {slot} FOR TABLE item WITH (publish_via_partition_root = true)"));
+        stage.falkirk(&["check"]).expect(1).says("PUBLICATION_GENERATED").says("publish_generated_columns = stored");
+        stage.blue.admin(&format!("DROP PUBLICATION {slot}"));
         // What is computed when it is read cannot be published at all.
         stage.blue.sql("ALTER TABLE item ADD COLUMN thrice int GENERATED ALWAYS AS (n * 3) VIRTUAL");
-        stage.green.sql("TRUNCATE item");
         stage.falkirk(&["check"]).expect(1).says("VIRTUAL_COLUMN").says("REPLICA IDENTITY DEFAULT");
         stage.blue.sql("ALTER TABLE item REPLICA IDENTITY DEFAULT");
         stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
