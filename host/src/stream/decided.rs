@@ -381,12 +381,16 @@ impl Deciding {
         };
         let (problem, target, at) = match verdict {
             Verdict::Stop(conflict) => {
-                let id = format!("{}-{}", self.target_name, recorded.unwrap_or_default());
                 let what = "both sides changed the same row, neither knew of the other, and no side is to win";
-                let problem = problem("CONFLICT", format!("{what}; recorded as {id}")).remedy(format!(
-                    "`falkirk conflicts show {id}`, then `falkirk conflicts resolve {id} --take blue|green` and start \
-                     again: the link goes on at this change"
-                ));
+                // It has a number once everything before it is written.
+                let id = recorded.map(|number| format!("{}-{number}", self.target_name));
+                let problem = match id {
+                    None => problem("CONFLICT", what.to_owned()),
+                    Some(id) => problem("CONFLICT", format!("{what}; recorded as {id}")).remedy(format!(
+                        "`falkirk conflicts show {id}`, then `falkirk conflicts resolve {id} --take blue|green` and \
+                         start again: the link goes on at this change"
+                    )),
+                };
                 (problem, conflict.target, conflict.at)
             }
             Verdict::Unexpected { target, at, .. } => {
