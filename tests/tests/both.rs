@@ -56,6 +56,9 @@ fn l8_a_row_made_while_its_removal_finds_none_does_not_stay_on_one_side() {
     stage.config("both", "conflict = \"blue_wins\"\ntransforms = []");
     let running = stage.start_falkirk(&["run"]);
     until("the copy arrives", SOON, || stage.green.count("item") == 20);
+    // Once written, a table's statement is prepared: forward then looks for its rows before it waits for this table.
+    stage.blue.sql("INSERT INTO slow VALUES (0)");
+    until("its first row arrives", SOON, || stage.green.count("slow") == 1);
     // Both sides delete the row, and blue does not hear of green's delete.
     let deaf = Open::transaction(&stage.blue.administrator_url(), "LOCK TABLE falkirk.checkpoint IN EXCLUSIVE MODE");
     stage.green.sql("DELETE FROM item WHERE id = 7");
@@ -67,7 +70,7 @@ fn l8_a_row_made_while_its_removal_finds_none_does_not_stay_on_one_side() {
     });
     stage.green.sql("INSERT INTO item VALUES (7, 1, 'made meanwhile')");
     drop(late);
-    until("forward has gone on", SOON, || stage.green.count("slow") == 1);
+    until("forward has gone on", SOON, || stage.green.count("slow") == 2);
     assert_eq!(stage.green.count("(SELECT FROM item WHERE id = 7)"), 1, "what is not there cannot be locked");
     drop(deaf);
     until("the row is gone on both sides", SOON, || stage.green.count("item") == 19 && same(&stage));

@@ -134,8 +134,9 @@ const SESSION: &str = "SET enable_seqscan = off; SET enable_hashjoin = off; SET 
     SELECT set_config('synchronous_commit', 'on', false) \
     WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')";
 
-const HOLD: &str = "UPDATE falkirk.checkpoint SET updated_at = now() \
-    WHERE migration = $1 AND link = $2 AND epoch = $3::int8 AND position = $4::pg_lsn";
+/// The lock that ADVANCE takes as well, without a version of the row that nobody would ever see.
+const HOLD: &str = "SELECT FROM falkirk.checkpoint WHERE migration = $1::text AND link = $2::text \
+    AND epoch = $3::int8 AND position = $4::pg_lsn FOR NO KEY UPDATE";
 
 const ADVANCE: &str = "UPDATE falkirk.checkpoint SET position = $5::pg_lsn, committed_at = $6::timestamptz, artifact = $7::text, \
     transactions = transactions + $8::int8, inserted = inserted + $9::int8, updated = updated + $10::int8, \
@@ -316,7 +317,7 @@ impl<'c> Writer<'c> {
     /// BEGIN, the marker and the checkpoint: in this order, outside any savepoint (L7, pitfalls 3.1).
     fn begin(&mut self, position: Lsn, whole: Option<Closing>, counters: Counters, marked: bool) {
         self.open = Some(Open { position, counters, closed: false });
-        self.send_text(Expected::Nothing, "BEGIN ISOLATION LEVEL READ COMMITTED");
+        self.send_text(Expected::Nothing, "BEGIN ISOLATION LEVEL READ COMMITTED; SET CONSTRAINTS ALL DEFERRED");
         // A transaction without rows is not marked: nothing of it is sent to the other link, and a marker would be.
         if marked {
             let kind = if self.lists { MarkerKind::Listed } else { MarkerKind::Data };
@@ -330,9 +331,6 @@ impl<'c> Writer<'c> {
                 let (statement, parameters) = (self.hold.clone(), self.condition());
                 self.send(Expected::Checkpoint, statement, parameters);
             }
-        }
-        if marked {
-            self.send_text(Expected::Nothing, "SET CONSTRAINTS ALL DEFERRED");
         }
     }
 

@@ -36,6 +36,8 @@ const IDLE_AFTER: Duration = Duration::from_secs(60);
 const IDLE_BYTES: u64 = 16 << 20;
 /// With another link: how far reading may run ahead of writing.
 const AHEAD_BYTES: usize = 128 << 20;
+/// How often notes that nobody will ask for any more are removed from the target.
+const FORGET_EVERY: Duration = Duration::from_secs(1);
 
 /// The middle of a stream.
 pub(super) struct Batches {
@@ -74,6 +76,8 @@ pub(super) struct Batches {
     pub(super) shadow: Option<Box<Shadow>>,
     /// Which rows have changed, for whoever looks at the source beside the stream.
     pub(super) touched: Arc<Touched>,
+    /// When notes that nobody asks for any more were last removed.
+    pub(super) forgot_at: Instant,
 }
 
 impl Batches {
@@ -346,11 +350,18 @@ impl Batches {
     }
 
     /// What the other link is told of these transactions, as it is kept beside the checkpoint.
-    fn recent(&self, commits: &[Ended]) -> Option<Recent> {
+    fn recent(&mut self, commits: &[Ended]) -> Option<Recent> {
         let (_, seen) = self.assembler.notebook.as_ref()?;
         let mut bytes = Vec::new();
         commits.iter().for_each(|ended| to_bytes(ended.commit.commit_lsn, &ended.notes, &mut bytes));
-        (!bytes.is_empty()).then(|| Recent { bytes, passed: seen.forgotten() })
+        if bytes.is_empty() {
+            return None;
+        }
+        let forgets = self.forgot_at.elapsed() >= FORGET_EVERY;
+        if forgets {
+            self.forgot_at = Instant::now();
+        }
+        Some(Recent { bytes, passed: forgets.then(|| seen.forgotten()) })
     }
 
     async fn lift_all(&mut self, changes: &[Placed]) -> Result<Lifted, Fault> {

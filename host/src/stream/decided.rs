@@ -241,9 +241,9 @@ impl Deciding {
             if let Some(first) = batch.first {
                 writer.open(first).await?;
             }
+            let wanted: Vec<_> = keys.iter().map(|(target, keys)| (*target, keys.as_slice())).collect();
             let mut there = HashMap::new();
-            for (target, keys) in &keys {
-                let found = writer.lock(*target, keys).await?;
+            for ((target, keys), found) in keys.iter().zip(writer.lock_all(&wanted).await?) {
                 there.extend(keys.iter().map(|key| (*target, key.clone())).zip(found));
             }
             while self.passed_by(writer, &keys, &mut there).await? {}

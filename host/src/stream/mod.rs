@@ -184,12 +184,12 @@ pub async fn run(
         durable: durable.subscribe(),
         misfit: None,
         awaits,
-        // Without anybody to give orders there is nothing to wait for.
         gives_up: now.is_none(),
         now,
         later: Vec::new(),
         shadow: None,
         touched: stream.touched,
+        forgot_at: Instant::now(),
     };
     // The guest computes for milliseconds at a time: a thread of its own keeps the runtime's threads free for I/O.
     let (runtime, told) = (tokio::runtime::Handle::current(), stop.clone());

@@ -1,14 +1,15 @@
 //! Target transactions whose rows are decided under locks, while both links write (L8).
 //!
 //! ```text
-//!   open()  BEGIN marker checkpoint held | lock()  which rows are there, FOR UPDATE | decided by the flow |
-//!   write() the decided sets, the new checkpoint
+//!   open()  BEGIN marker checkpoint held (sent, not awaited) | lock()  which rows are there, FOR UPDATE |
+//!   decided by the flow | write()  the decided sets, the new checkpoint
 //! ```
 //!
 //! From `lock` on nobody else changes the rows, so what the flow learns about them holds until COMMIT.
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
+use futures_util::future::try_join_all;
 use tokio_postgres::Client;
 
 use super::{Expected, Writer, number};
@@ -32,13 +33,15 @@ const LOCK_ROWS: usize = 10_000;
 pub struct Recent {
     /// The notes.
     pub bytes: Vec<u8>,
-    /// What the other link's context has passed is forgotten.
-    pub passed: Lsn,
+    /// What the other link's context has passed is forgotten; `None`: not now.
+    pub passed: Option<Lsn>,
 }
 
-const RECENT: &str = "WITH passed AS (DELETE FROM falkirk.recent WHERE migration = $1::text AND link = $2::text \
-    AND position < $5::pg_lsn) \
-    INSERT INTO falkirk.recent (migration, link, position, rows) VALUES ($1::text, $2::text, $3::pg_lsn, $4::bytea)";
+const RECENT: &str = "INSERT INTO falkirk.recent (migration, link, position, rows) \
+    VALUES ($1::text, $2::text, $3::pg_lsn, $4::bytea)";
+
+const PASSED: &str =
+    "DELETE FROM falkirk.recent WHERE migration = $1::text AND link = $2::text AND position < $3::pg_lsn";
 
 impl<'c> Writer<'c> {
     /// The connection; for statements outside target transactions only while nothing is sent and open.
@@ -51,18 +54,15 @@ impl<'c> Writer<'c> {
         &self.identity
     }
 
-    /// Opens a transaction of which only the position is known so far.
+    /// Opens a transaction of which only the position is known so far. Nothing is awaited: what follows is sent right
+    /// behind it.
     pub async fn open(&mut self, position: Lsn) -> Outcome<()> {
         self.usable()?;
         self.broken = true;
-        let run = async {
-            self.check_all().await?;
-            self.commit(false);
-            self.begin(position, None, Counters::default(), true);
-            self.check_all().await
-        };
-        match run.await {
+        match self.check_all().await {
             Ok(()) => {
+                self.commit(false);
+                self.begin(position, None, Counters::default(), true);
                 self.broken = false;
                 Ok(())
             }
@@ -72,30 +72,52 @@ impl<'c> Writer<'c> {
 
     /// Locks rows of one target and says which of them are there, in the order of `keys`.
     pub async fn lock(&mut self, target: usize, keys: &[Key]) -> Outcome<Vec<bool>> {
-        let mut found = Vec::with_capacity(keys.len());
-        for part in keys.chunks(LOCK_ROWS) {
-            match self.lock_part(target, part).await {
-                Ok(there) => found.extend(there),
-                Err(error) => {
-                    let problem = fault::written(&error, self.strict).table(&self.plan.targets[target].name);
-                    return Err(self.give_up(problem).await);
-                }
-            }
-        }
-        Ok(found)
+        let found = self.lock_all(&[(target, keys)]).await?;
+        Ok(found.into_iter().flatten().collect())
     }
 
-    async fn lock_part(&mut self, index: usize, keys: &[Key]) -> Result<Vec<bool>, tokio_postgres::Error> {
-        let (described, ready) = keys_of(&self.plan.targets[index], keys);
-        let sql = statement::lock(&self.plan.targets[index], &described);
-        let statement = self.statements.get(self.client, sql).await?;
-        let rows = self.client.query_raw(&statement, ready).await?;
-        let places: Vec<i64> = rows.map_ok(|row| row.get::<_, i64>(0)).try_collect().await?;
-        let mut there = vec![false; keys.len()];
-        for place in places {
-            there[(place - 1) as usize] = true;
+    /// Locks rows of several targets in one round trip: which of each are there. From here on everything that was sent
+    /// before is answered too: the checkpoint is held.
+    pub async fn lock_all(&mut self, wanted: &[(usize, &[Key])]) -> Outcome<Vec<Vec<bool>>> {
+        let locked = self.try_lock(wanted).await;
+        // What failed before says why the locks failed.
+        if let Err(problem) = self.check_all().await {
+            return Err(self.give_up(problem).await);
         }
-        Ok(there)
+        match locked {
+            Ok(found) => Ok(found),
+            Err((target, error)) => {
+                let problem = fault::written(&error, self.strict).table(&self.plan.targets[target].name);
+                Err(self.give_up(problem).await)
+            }
+        }
+    }
+
+    async fn try_lock(&mut self, wanted: &[(usize, &[Key])]) -> Result<Vec<Vec<bool>>, (usize, tokio_postgres::Error)> {
+        let mut asked = Vec::new();
+        for (at, (target, keys)) in wanted.iter().enumerate() {
+            for part in keys.chunks(LOCK_ROWS) {
+                let (described, ready) = keys_of(&self.plan.targets[*target], part);
+                let sql = statement::lock(&self.plan.targets[*target], &described);
+                let statement = self.statements.get(self.client, sql).await.map_err(|error| (*target, error))?;
+                asked.push((at, *target, part.len(), statement, ready));
+            }
+        }
+        let client = self.client;
+        let answers = asked.into_iter().map(|(at, target, len, statement, ready)| async move {
+            let run = async {
+                let rows = client.query_raw(&statement, ready).await?;
+                rows.map_ok(|row| row.get::<_, i64>(0)).try_collect::<Vec<i64>>().await
+            };
+            run.await.map(|places| (at, len, places)).map_err(|error| (target, error))
+        });
+        let mut found = vec![Vec::new(); wanted.len()];
+        for (at, len, places) in try_join_all(answers).await? {
+            let mut there = vec![false; len];
+            places.into_iter().for_each(|place| there[(place - 1) as usize] = true);
+            found[at].extend(there);
+        }
+        Ok(found)
     }
 
     /// Counts changes of the open transaction that left nothing to write.
@@ -123,7 +145,19 @@ impl<'c> Writer<'c> {
 
     /// Keeps the notes for the other link, in the open transaction (L8).
     pub(super) async fn keep_recent(&mut self, position: Lsn, recent: &Recent) -> Outcome<()> {
-        let statement = match self.statements.get(self.client, RECENT.to_owned()).await {
+        let text = |text: &str| Ready(Bytes::copy_from_slice(text.as_bytes()));
+        let mut whose = vec![text(&self.identity.migration), text(self.identity.link.name())];
+        if let Some(passed) = recent.passed {
+            let mut parameters = whose.clone();
+            parameters.push(number(passed.0 as i64));
+            self.send_recent(PASSED, parameters).await?;
+        }
+        whose.extend([number(position.0 as i64), Ready(Bytes::copy_from_slice(&recent.bytes))]);
+        self.send_recent(RECENT, whose).await
+    }
+
+    async fn send_recent(&mut self, sql: &str, parameters: Vec<Ready>) -> Outcome<()> {
+        let statement = match self.statements.get(self.client, sql.to_owned()).await {
             Ok(statement) => statement,
             Err(error) => {
                 // In a transaction that has failed nothing can be prepared: what failed before says why.
@@ -131,14 +165,6 @@ impl<'c> Writer<'c> {
                 return Err(fault::written(&error, self.strict));
             }
         };
-        let text = |text: &str| Ready(Bytes::copy_from_slice(text.as_bytes()));
-        let parameters = vec![
-            text(&self.identity.migration),
-            text(self.identity.link.name()),
-            number(position.0 as i64),
-            Ready(Bytes::copy_from_slice(&recent.bytes)),
-            number(recent.passed.0 as i64),
-        ];
         self.send(Expected::Nothing, statement, parameters);
         Ok(())
     }
