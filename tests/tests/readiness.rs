@@ -1,7 +1,7 @@
 //! The way back while only one link applies: what the other one sees of its source's own changes, whether they would
 //! fit, and the moves from one direction to another (counter-example 17).
 
-use falkirk_tests::{SOON, Stage, shop_component, shop_schemas, until};
+use falkirk_tests::{SOON, Stage, cart_component, cart_schemas, shop_component, shop_schemas, until};
 use serde_json::Value;
 
 const ITEM: &str =
@@ -86,17 +86,121 @@ fn counter_example_17_own_writes_on_green_travel_once_backward_applies_and_back_
     stage.falkirk(&["clean"]).expect(0);
 }
 
+/// What may be changed on both sides while nobody keeps one side's log.
+const UNSEEN: &str = "INSERT INTO item VALUES (100, 1, 'made unseen'); UPDATE item SET note = 'unseen' WHERE id = 1;
+    DELETE FROM item WHERE id = 2";
+
 #[test]
-fn counter_example_17_without_a_way_back_both_is_refused_with_the_way_out() {
-    let stage = items("ready_none", "rollback = \"none\"\ntransforms = []");
-    for direction in ["both", "backward"] {
-        stage.config(direction, BOTH);
-        let refused = stage.falkirk(&["run", "--until", "caught-up"]).expect(1);
-        refused.says("NO_WAY_BACK").says("falkirk clean").says("rollback = \"watch\"");
+fn counter_example_17_without_a_way_back_both_is_refused_and_a_recopy_leads_out() {
+    for (first, link) in [("forward", &["recopy", "--backward"][..]), ("backward", &["recopy"])] {
+        let none = "rollback = \"none\"\ntransforms = []";
+        let stage = Stage::new(&format!("ready_none_{first}"));
+        stage.schemas(ITEM, ITEM);
+        let (from, to) = if first == "forward" { (&stage.blue, &stage.green) } else { (&stage.green, &stage.blue) };
+        from.sql("INSERT INTO item SELECT n, 0, 'old' FROM generate_series(1, 20) n");
+        stage.config(first, none);
+        stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
+        to.sql(UNSEEN);
+        from.sql("UPDATE item SET note = 'followed' WHERE id = 3");
+        stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
+        stage.config("both", BOTH);
+        let advised = format!("`falkirk {}`", link.join(" "));
+        let refused = |command: &[&str]| {
+            stage.falkirk(command).expect(1).says("NO_WAY_BACK").says(&advised).says("--force");
+        };
+        refused(&["check"]);
+        refused(&["run", "--until", "caught-up"]);
+        // The wrong link names the right one.
+        let wrong: &[&str] = if first == "forward" { &["recopy"] } else { &["recopy", "--backward"] };
+        refused(wrong);
+        // It lists first, and the way stays closed.
+        let listed = stage.falkirk(link).expect(1);
+        listed.says("public.item").says("note").says("not open yet");
+        assert!(!same(&stage) && to.count("(SELECT FROM item WHERE id = 2)") == 0, "nothing was written");
+        refused(&["check"]);
+        refused(&["run", "--until", "caught-up"]);
+        let json = stage.falkirk(&[link, &["--force", "--json"]].concat()).expect(0).json();
+        assert_eq!((&json["rows_written"], &json["missing"]["rows_written"]), (&2.into(), &1.into()), "{json}");
+        stage.falkirk(&["check"]).expect(0);
+        stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
+        assert!(same(&stage), "both sides are equal");
+        // What one side had removed unseen cannot be told from what the other one made: it came back.
+        assert_eq!(
+            from.rows("SELECT id, note FROM item WHERE id IN (1, 2, 3, 100) ORDER BY id"),
+            [["1", "unseen"], ["2", "old"], ["3", "followed"], ["100", "made unseen"]]
+        );
+        // From here on both links apply like any others.
+        to.sql("DELETE FROM item WHERE id = 2; INSERT INTO item VALUES (300, 1, 'seen')");
+        from.sql("UPDATE item SET note = 'seen too' WHERE id = 100");
+        stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
+        assert!(same(&stage) && from.count("(SELECT FROM item WHERE id = 2)") == 0);
+        stage.falkirk(&["clean"]).expect(0);
     }
+}
+
+#[test]
+fn counter_example_17_without_a_way_back_one_direction_goes_on_and_another_is_told_to_be_both_first() {
+    let stage = items("ready_none", "rollback = \"none\"\ntransforms = []");
+    stage.config("backward", BOTH);
+    let refused = stage.falkirk(&["run", "--until", "caught-up"]).expect(1);
+    refused.says("NO_WAY_BACK").says("direction = \"both\"").says("recopy --backward");
+    stage.falkirk(&["check"]).expect(1).says("NO_WAY_BACK");
     stage.config("forward", "rollback = \"none\"\ntransforms = []");
     stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
     stage.falkirk(&["clean"]).expect(0);
+}
+
+#[test]
+fn counter_example_17_where_rows_depend_on_others_no_recopy_is_advised_but_a_new_copy() {
+    let stage = Stage::new("ready_cart");
+    let [blue, green] = cart_schemas();
+    stage.schemas(&blue, &green);
+    let cart = Stage::transforms(Some(cart_component()));
+    stage.blue.sql("INSERT INTO customer (id, name) VALUES (1, 'Ann')");
+    stage.config("forward", &format!("rollback = \"none\"\n{cart}"));
+    stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
+    stage.green.sql("UPDATE customer SET name = 'Bea'");
+    stage.config("both", &format!("conflict = \"green_wins\"\n{cart}"));
+    for command in [&["check"][..], &["run", "--until", "caught-up"], &["recopy", "--backward", "--force"]] {
+        stage.falkirk(command).expect(1).says("NO_WAY_BACK").says("falkirk clean").keeps_quiet_about("recopy");
+    }
+    stage.falkirk(&["clean"]).expect(0);
+    stage.green.sql("TRUNCATE customer, cart, cart_line, product");
+    stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
+    assert!(stage.same("SELECT id, name FROM customer", "SELECT id, name FROM customer"));
+    stage.falkirk(&["clean"]).expect(0);
+}
+
+#[test]
+fn a_table_that_comes_to_both_sides_later_closes_no_way_and_check_says_what_the_start_does() {
+    let stage = items("ready_later", FORWARD);
+    let later = "CREATE TABLE keyless (n int); INSERT INTO keyless VALUES (1)";
+    stage.blue.sql(later);
+    stage.green.sql(later);
+    own_writes(&stage);
+    stage.config("both", BOTH);
+    stage.falkirk(&["check"]).expect(0).keeps_quiet_about("NO_WAY_BACK");
+    stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
+    assert!(same(&stage) && stage.blue.count("(SELECT FROM item WHERE note LIKE '%green%')") == 2);
+    stage.falkirk(&["clean"]).expect(0);
+    // Where it was there before the first start, both refuse, for both links.
+    for command in [&["check"][..], &["run", "--until", "caught-up"]] {
+        stage.falkirk(command).expect(1).says("public.keyless");
+    }
+}
+
+#[test]
+fn what_only_the_way_back_lacks_is_named_by_check_as_by_the_start() {
+    let stage = Stage::new("ready_check_back");
+    let trigger = "CREATE FUNCTION does() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
+        CREATE TRIGGER does BEFORE INSERT ON item FOR EACH ROW EXECUTE FUNCTION does()";
+    stage.schemas(&format!("{ITEM}; {trigger}"), ITEM);
+    stage.config("both", BOTH);
+    for command in [&["check"][..], &["run", "--until", "caught-up"]] {
+        stage.falkirk(command).expect(1).says("TARGET_TRIGGERS").says("public.item");
+    }
+    stage.config("forward", "rollback = \"none\"\ntransforms = []");
+    stage.falkirk(&["check"]).expect(0);
 }
 
 #[test]

@@ -19,7 +19,7 @@ struct Head {
 
 /// The body of the request.
 pub fn to_body(link: Link, order: &Order) -> Vec<u8> {
-    let Order { table, force, older, values } = order;
+    let Order { table, force, older, values, .. } = order;
     let head = Head {
         backward: link == Link::Backward,
         table: table.clone(),
@@ -45,7 +45,7 @@ pub(super) fn from_body(body: &[u8]) -> Option<(Link, Order)> {
         rest = behind;
     }
     let link = if backward { Link::Backward } else { Link::Forward };
-    rest.is_empty().then_some((link, Order { table, force, older: files, values }))
+    rest.is_empty().then_some((link, Order { table, force, older: files, values, only_missing: false }))
 }
 
 /// What was done, for programs. `ok`: nothing is left to do.
@@ -70,7 +70,8 @@ mod tests {
     #[test]
     fn an_order_arrives_as_it_was_sent_and_nothing_else_is_one() {
         let older = vec![("a.wasm".to_owned(), b"one\ntwo".to_vec()), ("b.wasm".to_owned(), Vec::new())];
-        let order = Order { table: Some("public.t".to_owned()), force: true, older, values: false };
+        let order =
+            Order { table: Some("public.t".to_owned()), force: true, older, values: false, only_missing: false };
         let body = to_body(Link::Backward, &order);
         let (link, arrived) = from_body(&body).expect("it says something");
         assert_eq!(

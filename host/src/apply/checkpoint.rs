@@ -19,6 +19,8 @@ pub enum Phase {
     Preparing,
     /// Existing rows are being copied.
     Copying,
+    /// Changes are applied; what the source had before the slot was made is yet to be compared (`link::reopen`).
+    Reopening,
     /// Changes are applied.
     Streaming,
 }
@@ -29,6 +31,7 @@ impl Phase {
         match self {
             Phase::Preparing => "preparing",
             Phase::Copying => "copying",
+            Phase::Reopening => "reopening",
             Phase::Streaming => "streaming",
         }
     }
@@ -37,6 +40,7 @@ impl Phase {
         match name {
             "streaming" => Phase::Streaming,
             "copying" => Phase::Copying,
+            "reopening" => Phase::Reopening,
             _ => Phase::Preparing,
         }
     }

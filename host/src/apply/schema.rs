@@ -16,6 +16,7 @@ const STEPS: &[(usize, &str)] = &[
     (4, include_str!("schema_4.sql")),
     (5, include_str!("schema_5.sql")),
     (6, include_str!("schema_6.sql")),
+    (7, include_str!("schema_7.sql")),
 ];
 
 /// Serializes hosts that start at the same time; any fixed number that nobody else uses.

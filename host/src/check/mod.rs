@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crate::catalog::{Catalog, Shape};
 use crate::config::Settings;
+use crate::link;
 use crate::names::TableName;
 use crate::pg::catalog;
 use crate::pg::facts::{self, ServerFacts};
@@ -33,6 +34,8 @@ pub struct Findings {
     pub plan: Option<Arc<Plan>>,
     /// The plan of the other link, if there is one and it fits.
     pub back: Option<Arc<Plan>>,
+    /// The tables that the other link was started with, if it was: what came later is nothing to it either.
+    others: Option<Vec<TableName>>,
     /// The source's catalog.
     pub source: Catalog,
     /// The target's catalog.
@@ -73,6 +76,7 @@ pub async fn preflight(given: &Given<'_>) -> Result<Findings, Problem> {
         warnings: given.settings.warnings.clone(),
         plan: None,
         back: None,
+        others: others_tables(given).await?,
         source,
         target,
         source_facts,
@@ -99,6 +103,12 @@ pub async fn preflight(given: &Given<'_>) -> Result<Findings, Problem> {
 
 fn both_apply(given: &Given<'_>) -> bool {
     given.settings.applies(given.settings.link) && given.settings.applies(given.settings.link.other())
+}
+
+async fn others_tables(given: &Given<'_>) -> Result<Option<Vec<TableName>>, Problem> {
+    // The other link's target is this one's source.
+    let known = link::started_with(given.source, &given.settings.name, given.settings.link.other()).await?;
+    Ok(known.map(|tables| tables.into_iter().map(|(name, _)| name).collect()))
 }
 
 /// The plan of the other link. What is wrong with it is said where that link is checked itself.
@@ -135,7 +145,7 @@ fn backward(given: &Given<'_>, findings: &Findings) -> (Plan, Vec<Problem>) {
         artifact: given.artifact.map_or("", Artifact::label),
         source: &findings.target,
         target: &findings.source,
-        include: &given.settings.include,
+        include: findings.others.as_ref().unwrap_or(&given.settings.include),
         exclude: &given.settings.exclude,
         manifest: None,
     })

@@ -9,6 +9,7 @@ use crate::config::Settings;
 use crate::pg::session::Session;
 use crate::plan::Plan;
 use crate::problem::{Blame, Problem};
+use crate::transform::Artifact;
 use crate::{link, supervisor};
 
 use super::Common;
@@ -56,14 +57,34 @@ impl Check {
     }
 }
 
+/// What a start would refuse, of both links where there are two, and whether one is closed.
 async fn look(settings: &Settings) -> Result<Findings, Problem> {
     let artifact = supervisor::load_artifact(settings).await?;
+    let mut findings = of_link(settings, artifact.as_deref()).await?;
+    if !settings.two_way() {
+        return Ok(findings);
+    }
+    let other = settings.seen_from(settings.link.other());
+    let Findings { problems, warnings, .. } = of_link(&other, artifact.as_deref()).await?;
+    let texts: Vec<String> = findings.problems.iter().map(Problem::to_string).collect();
+    findings.problems.extend(problems.into_iter().filter(|problem| !texts.contains(&problem.to_string())));
+    let warnings: Vec<String> = warnings.into_iter().filter(|warning| !findings.warnings.contains(warning)).collect();
+    findings.warnings.extend(warnings);
+    if let Some(closed) = link::closed(settings).await? {
+        let plans = [findings.plan.as_deref(), findings.back.as_deref()];
+        let problem = link::why_closed(settings, &closed, plans);
+        findings.problems.push(problem);
+    }
+    Ok(findings)
+}
+
+async fn of_link(settings: &Settings, artifact: Option<&Artifact>) -> Result<Findings, Problem> {
     let source = Session::connect_blaming(&settings.source().address, Blame::Source, "check").await?;
     let target = Session::connect_blaming(&settings.target().address, Blame::Target, "check").await?;
     let started_with = link::started_with(&target, &settings.name, settings.link).await?;
     let given = Given {
         settings,
-        artifact: artifact.as_deref(),
+        artifact,
         source: &source,
         target: &target,
         started_with: started_with.as_deref(),

@@ -70,7 +70,7 @@ impl Recopy {
             Artifact::read(path).map(|bytes| (name.into_owned(), bytes))
         };
         let older = self.old.iter().map(read).collect::<Outcome<_>>()?;
-        Ok(Order { table: self.table.clone(), force: self.force, older, values: self.values })
+        Ok(Order { table: self.table.clone(), force: self.force, older, values: self.values, only_missing: false })
     }
 
     /// Runs the links, and ends them afterwards.
@@ -82,28 +82,41 @@ impl Recopy {
                 "set direction to the side that is to write, or to both; `--backward` is for the backward link";
             return Err(one(Problem::refuse(Blame::Config, "LINK_WATCHES", what).remedy(remedy)));
         }
-        has_copied(&settings.seen_from(link)).await.map_err(one)?;
+        let closed = if settings.two_way() { link::closed(&settings).await.map_err(one)? } else { None };
+        // Of a part of the tables nobody could say afterwards which.
+        let reopens =
+            settings.direction_is_both() && order.table.is_none() && closed.is_some_and(|one| one.link == link);
+        if closed.is_none() {
+            has_copied(&settings.seen_from(link)).await.map_err(one)?;
+        }
         let Signals { mut told, .. } = super::signals().map_err(|error| {
             one(Problem::refuse(Blame::Host, "SIGNALS", format!("cannot listen for signals: {error}")))
         })?;
         let (desk, (stop, stopped)) = (Desk::default(), watch::channel(false));
         let (origin, other) = (watch::channel(Live::default()).0, watch::channel(Live::default()).0);
         // Nobody could bring another revision: then a link that would wait for one stops.
-        let settings = Settings { admin: None, watch: false, ..settings };
+        let settings = Settings { admin: None, watch: false, reopens, ..settings };
         let doors = (Door::default(), desk.clone());
         let shown = Shown { origin, other };
         let host = async { supervisor::run(&settings, Until::Told, stopped, shown, doors).await };
         let mut host = std::pin::pin!(host);
-        let force = order.force;
         let answer = tokio::select! {
             ended = &mut host => return Err(ended.err().unwrap_or_else(|| one(ended_early()))),
             _ = told.wait_for(|told| *told) => Err(one(ended_early())),
-            answer = desk.ask(link, order, None) => answer,
+            answer = both_ways(&desk, link, order, reopens) => answer,
         };
         stop.send_replace(true);
         let ended = host.await;
-        let repaired = answer?;
-        ended.map(|_| wire::to_json(&repaired, force))
+        let mut answer = answer?;
+        ended?;
+        if reopens {
+            let is_open = answer["ok"] == Value::Bool(true);
+            answer["way_open"] = is_open.into();
+            if is_open {
+                link::reopened(&settings.seen_from(link)).await.map_err(one)?;
+            }
+        }
+        Ok(answer)
     }
 
     fn print(&self, answer: &Value) -> ExitCode {
@@ -115,6 +128,7 @@ impl Recopy {
             println!("{answer}");
         } else if answer["tables"].is_object() {
             self.print_tables(answer);
+            self.print_way(answer);
             for unknown in texts(&answer["unknown"]) {
                 eprintln!("warning: {unknown} wrote as well and is not here; --old FILE brings it");
             }
@@ -122,6 +136,20 @@ impl Recopy {
             texts(&answer["texts"]).iter().for_each(|text| eprintln!("{text}"));
         }
         ExitCode::from(u8::from(!ok))
+    }
+
+    /// What a repair that opens the way back has come to.
+    fn print_way(&self, answer: &Value) {
+        if answer["missing"].is_object() {
+            let (here, there) = if self.backward { ("green", "blue") } else { ("blue", "green") };
+            println!("\nrows that {there} has and {here} does not:");
+            self.print_tables(&answer["missing"]);
+        }
+        match answer["way_open"].as_bool() {
+            Some(true) => println!("the way back is open: `falkirk run` may start"),
+            Some(false) => println!("the way back is not open yet; until it is, its slot holds log back"),
+            None => {}
+        }
     }
 
     fn print_tables(&self, answer: &Value) {
@@ -160,6 +188,20 @@ impl Recopy {
             println!("{} rows could not be mended ({why}); run it again", count(&answer["rows_busy"]));
         }
     }
+}
+
+/// Has the link mend its rows. Where it opens the way back, the other link then brings what only its own side has: rows that
+/// the link's side has removed while nobody kept its log. They come back, since nobody can tell them from new ones.
+async fn both_ways(desk: &Desk, link: Link, order: Order, reopens: bool) -> Result<Value, Vec<Problem>> {
+    let force = order.force;
+    let other = Order { older: Vec::new(), only_missing: true, ..order.clone() };
+    let mut answer = wire::to_json(&desk.ask(link, order, None).await?, force);
+    if reopens {
+        let returned = wire::to_json(&desk.ask(link.other(), other, None).await?, force);
+        answer["ok"] = (answer["ok"] == Value::Bool(true) && returned["ok"] == Value::Bool(true)).into();
+        answer["missing"] = returned;
+    }
+    Ok(answer)
 }
 
 fn ended_early() -> Problem {

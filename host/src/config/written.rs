@@ -314,6 +314,7 @@ impl Written {
                 Direction::Backward => Link::Backward,
             },
             rollback: self.migration.rollback == Rollback::Watch,
+            reopens: false,
             watch: self.migration.watch,
             strict: self.migration.strict,
             take_back_changes: range("migration.take_back_changes", self.migration.take_back_changes, 0, 1 << 40)?,

@@ -12,8 +12,10 @@ mod repair;
 mod setup;
 mod two_way;
 mod watching;
+mod way;
 
 pub use prepare::prepare;
+pub use way::{Closed, closed, reopened, why_closed};
 
 use exchange::{Desk, Running};
 
@@ -138,7 +140,8 @@ pub async fn run(
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let shape = |source: &Source| Some((source.name.clone(), catalog.tables.get(&source.name)?.shape()));
     let shapes = plan.sources.iter().filter_map(shape).collect();
-    let (hold, identity) = setup::hold(context, artifact.as_deref(), &source, &target).await.map_err(one)?;
+    let (hold, identity) =
+        setup::hold((settings, &context.host), artifact.as_deref(), &source, &target).await.map_err(one)?;
     live.send_modify(|live| live.artifact = artifact.as_ref().map(|artifact| artifact.label().to_owned()));
     let open = Open { context, artifact, target, _hold: hold, plan, back, shapes, identity, live };
     open.go(&source, orders, stop).await.map_err(|problem| one(open.with_artifact(problem)))
@@ -187,7 +190,7 @@ impl Open<'_> {
                     End::Reached => {}
                 }
             }
-            Phase::Streaming => gate::pass(settings, source, &checkpoint).await?,
+            Phase::Reopening | Phase::Streaming => gate::pass(settings, source, &checkpoint).await?,
         }
         self.stream(source, orders, stop).await
     }

@@ -20,8 +20,6 @@ use crate::problem::{Blame, Outcome, Problem};
 use crate::source::session::{ReplicationSession, SlotSnapshot};
 use crate::transform::Artifact;
 
-use super::Context;
-
 /// How long another host may still hold the link: a killed one is missed by its server within this.
 const HOLD_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -66,12 +64,11 @@ pub(super) async fn save_shapes(target: &Session, identity: &LinkIdentity, shape
 
 /// Takes hold of the link: one host at a time, and a new epoch that fences off whoever held it before (pitfalls 3.4).
 pub(super) async fn hold(
-    context: &Context,
+    (settings, host): (&Settings, &str),
     artifact: Option<&Artifact>,
     source: &Session,
     target: &Session,
 ) -> Outcome<(Session, LinkIdentity)> {
-    let settings = &context.settings;
     schema::ensure(target.client()).await?;
     let hold = Session::connect_blaming(&settings.target().address, Blame::Target, "hold").await?;
     lock(&hold, target, settings).await?;
@@ -97,7 +94,7 @@ pub(super) async fn hold(
     }
     let text = crate::apply::artifact_text(&artifact);
     checkpoint::create(client, &settings.name, link, Lsn::ZERO, &identity, &text).await?;
-    let epoch = checkpoint::bump_epoch(client, &settings.name, link, &context.host).await?;
+    let epoch = checkpoint::bump_epoch(client, &settings.name, link, host).await?;
     Ok((hold, LinkIdentity { migration: settings.name.clone(), migration_id, link, epoch, artifact }))
 }
 

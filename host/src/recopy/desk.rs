@@ -19,6 +19,8 @@ pub struct Order {
     pub table: Option<String>,
     /// Also rows that do not agree for another reason.
     pub force: bool,
+    /// Nothing but rows that the target does not have at all.
+    pub only_missing: bool,
     /// Files of earlier revisions, newest first: names and bytes.
     pub older: Vec<(String, Vec<u8>)>,
     /// Show keys as they are, instead of hashes.

@@ -48,6 +48,7 @@ use crate::transform::Artifact;
 
 pub use desk::{Desk, Order};
 pub use report::{Repaired, TableRepair};
+pub use tables::looks_at_all;
 
 use pair::Row;
 use part::{Around, Mended, Part};
@@ -285,7 +286,7 @@ impl Run<'_> {
             older.extend(revision.rows(&source.name, &images, &plan)?);
         }
         let source = plan.by_name[&source.name];
-        Ok(Part { plan, source, images, new, older, force: self.order.force })
+        Ok(Part { plan, source, images, new, older, force: self.order.force, only_missing: self.order.only_missing })
     }
 
     fn keep(&mut self, mended: &Mended) {

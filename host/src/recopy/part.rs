@@ -63,6 +63,8 @@ pub(super) struct Part {
     pub(super) new: Vec<(usize, Row)>,
     pub(super) older: Vec<(usize, Row)>,
     pub(super) force: bool,
+    /// What differs in columns only is passed over.
+    pub(super) only_missing: bool,
 }
 
 /// What a part came to.
@@ -209,6 +211,12 @@ impl Part {
             (*number, decide(self.source(), &self.plan.targets, new, older))
         };
         let mut decided: BTreeMap<usize, Decided> = by_row.iter().map(decide).collect();
+        if self.only_missing {
+            decided.values_mut().for_each(|one| {
+                one.rest.retain(|(_, columns)| columns.is_empty());
+                one.unclaimed.clear();
+            });
+        }
         self.excuse(&mut decided, around).await?;
         if self.force {
             decided.values_mut().for_each(|one| self.force(one));

@@ -47,6 +47,11 @@ pub(super) fn wanted(plan: &Plan, named: Option<&str>) -> Outcome<Tables> {
     }
 }
 
+/// Whether a repair looks at every table from which rows travel.
+pub fn looks_at_all(plan: &Plan) -> bool {
+    plan.sources.iter().filter(|source| !source.rule.outputs.is_empty()).all(|source| unfit(source).is_none())
+}
+
 fn unfit(source: &Source) -> Option<&'static str> {
     if source.depends.is_any() {
         return Some("its rows depend on key maps or related rows, or others depend on them");
