@@ -90,7 +90,7 @@ impl Keys {
         keys.sort_unstable();
         keys.dedup();
         for adoption in &map.adopts {
-            let held = self.held(map, adoption, &keys).await?;
+            let held = held(self.target.client(), adoption, &keys, "").await?;
             self.insert(map, held).await?;
         }
         let known = self.of_source(map, &keys).await?;
@@ -118,24 +118,6 @@ impl Keys {
             .column(&map.column)
             .remedy("let the column's default make a new value for every row: a sequence, or gen_random_uuid()")),
         }
-    }
-
-    /// Counter-example 7: pairs that the target's own application has made and the other link has not bound yet.
-    async fn held(
-        &self,
-        map: &Map,
-        Adoption { table, source_key, target_key, type_sql }: &Adoption,
-        keys: &[String],
-    ) -> Outcome<Vec<Pair>> {
-        let (source, target) = (quote_name(source_key), quote_name(target_key));
-        let sql = format!(
-            "SELECT {source}::text, {target}::text FROM {} WHERE {source} = ANY($1::text[]::{type_sql}[]) \
-             AND {target} IS NOT NULL ORDER BY {source}",
-            table.sql()
-        );
-        let rows = self.target.client().query(&sql, &[&keys]).await;
-        let rows = rows.map_err(|error| fault::refused(&error).table(&map.table))?;
-        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
     async fn insert(&self, map: &Map, pairs: Vec<Pair>) -> Outcome<()> {
@@ -207,6 +189,24 @@ impl Keys {
         self.defaults.insert(map.name.clone(), default.clone());
         Ok(default)
     }
+}
+
+/// Counter-example 7: pairs that the target's own application has made, whether the other link has bound them yet or not.
+/// `lock`: what keeps them as they are until the transaction ends.
+pub async fn held(
+    target: &Client,
+    Adoption { table, source_key, target_key, type_sql }: &Adoption,
+    keys: &[String],
+    lock: &str,
+) -> Outcome<Vec<Pair>> {
+    let (source, target_key) = (quote_name(source_key), quote_name(target_key));
+    let sql = format!(
+        "SELECT {source}::text, {target_key}::text FROM {} WHERE {source} = ANY($1::text[]::{type_sql}[]) \
+         AND {target_key} IS NOT NULL ORDER BY {source} {lock}",
+        table.sql()
+    );
+    let rows = target.query(&sql, &[&keys]).await.map_err(|error| fault::refused(&error).table(table))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// The columns of the source's and of the target's keys.

@@ -106,6 +106,17 @@ pub trait Facts {
         false
     }
 
+    /// Whether the target's application made or replaced the pair of keys from which the row's key follows, after this
+    /// target position: rows moved with it.
+    fn moved(&self, _target: usize, _key: &Key, _after: Lsn) -> bool {
+        false
+    }
+
+    /// Whether the row holds this value of a pair of keys already, for whatever reason.
+    fn holds(&self, _target: usize, _key: &Key, _column: u16, _value: &Datum) -> bool {
+        false
+    }
+
     /// What an operator decided for this claim on this row, or on another of its record, under [`Standing::Stops`].
     fn resolved(&self, _claim: &Claim, _key: &Key) -> Option<Standing> {
         None
@@ -264,7 +275,8 @@ impl<F: Facts> Judge<'_, F> {
         if !here && let Some((insert, key)) = self.anew(&claim, &key) {
             return self.yield_to(insert, key, stops);
         }
-        let record = self.facts.changed(target, &key, claim.knew) | self.barred(target, &key);
+        let moved = self.moved(&claim, &key, here);
+        let record = self.facts.changed(target, &key, claim.knew) | self.barred(target, &key) | moved;
         let theirs = record & self.detail(target).unwrap_or(ALL);
         // A detail is there or not whatever happens to its row, unless the row itself comes or goes.
         let at_all = theirs != 0 || (record != 0 && claim.changed == ALL);
@@ -293,7 +305,8 @@ impl<F: Facts> Judge<'_, F> {
                 self.yield_patch(&claim, key, (columns, values), theirs, stops)
             }
             Effect::Rekey { to, .. } => {
-                let theirs = record | self.facts.changed(target, to, claim.knew);
+                let moved = if self.exists(target, to) { self.moved(&claim, to, true) } else { 0 };
+                let theirs = record | moved | self.facts.changed(target, to, claim.knew);
                 match &claim.whole {
                     Some(whole) if theirs != 0 => {
                         let (columns, values) = whole.clone();
@@ -329,7 +342,9 @@ impl<F: Facts> Judge<'_, F> {
         let parts = self.rules.parts[claim.operation.target].as_ref();
         let ours = columns.iter().fold(self.ours(claim), |mask, column| mask | parts[usize::from(*column)]);
         let all = theirs != 0 && (ours | theirs) & EXISTENCE != 0;
-        let loses = |column: &u16| all || parts[usize::from(*column)] & theirs != 0;
+        // Both sides say the same: which keys are a pair is one thing for both.
+        let agrees = |column: &u16| self.agrees(claim, &key, (columns, values), *column);
+        let loses = |column: &u16| (all || parts[usize::from(*column)] & theirs != 0) && !agrees(column);
         let lost = select(columns, values, loses);
         let kept = select(columns, values, |column| !loses(column));
         if lost.0.is_empty() {

@@ -93,6 +93,7 @@ impl Open<'_> {
             settled: Settled::new(link, &own, &others, parked),
             target_name: settings.target_name(),
             theirs: pair.theirs.clone(),
+            other_applies: pair.other_applies,
             nudge,
         })
     }

@@ -343,9 +343,10 @@ impl Batches {
         }
         let first = opens.then(|| last.map_or(open_at, |closing| closing.position));
         let recent = self.recent(&commits);
+        let pairs = self.lifting.pairs();
         match lifted {
             Lifted::Sets(segments) => Work::Batch(Batch { segments, first, last, recent }),
-            Lifted::Claims(claims) => Work::Claims(Claims { claims, first, last, recent }),
+            Lifted::Claims(claims) => Work::Claims(Claims { claims, pairs, first, last, recent }),
         }
     }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::apply::keys::Pair;
 use crate::apply::writer::{Batch, Closing, Lost, LostFrom, Recent, Writer, other_link_silent};
 use crate::change::Datum;
 use crate::delta::decide::{self, Claim, Conflict, Facts, Rules, Standing, Verdict};
@@ -29,6 +30,7 @@ use crate::plan::parts::LinkParts;
 use crate::problem::{Blame, Outcome, Problem};
 
 use super::asserted::Said;
+use super::paired::Paired;
 use super::seen::Seen;
 use super::settled::Settled;
 
@@ -40,6 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Operations that are still to be decided, in source order.
 pub(super) struct Claims {
     pub(super) claims: Vec<Claim>,
+    /// The pairs of keys by which they were lifted.
+    pub(super) pairs: Vec<(usize, Pair)>,
     pub(super) first: Option<Lsn>,
     pub(super) last: Option<Closing>,
     pub(super) recent: Option<Recent>,
@@ -63,6 +67,8 @@ pub struct Deciding {
     pub target_name: &'static str,
     /// What the other link has seen of the target.
     pub theirs: Arc<Seen>,
+    /// Whether the other link writes as well, and pairs keys.
+    pub other_applies: bool,
     /// What was decided before.
     pub settled: Settled,
     /// A session of the target, to make the other link's source say how far it is.
@@ -77,6 +83,7 @@ struct Known<'k> {
     theirs: &'k Seen,
     settled: &'k Settled,
     said: &'k Said,
+    paired: &'k Paired,
 }
 
 impl Facts for Known<'_> {
@@ -122,6 +129,14 @@ impl Facts for Known<'_> {
         self.theirs.changed(denial_digest(digest(self.plan, target, key)), after) != 0
     }
 
+    fn moved(&self, target: usize, key: &Key, after: Lsn) -> bool {
+        self.paired.moved(self.plan, self.parts, (target, key), |row, bits| self.theirs.changed(row, after) & bits != 0)
+    }
+
+    fn holds(&self, target: usize, key: &Key, column: u16, value: &Datum) -> bool {
+        self.paired.holds(digest(self.plan, target, key), column, value)
+    }
+
     fn denied(&self, target: usize, key: &Key) -> bool {
         self.said.denied.contains(&(target, key.clone()))
     }
@@ -160,7 +175,7 @@ impl Deciding {
         }
         let mut said = Said::default();
         let decided = loop {
-            let there = self.lock(writer, plan, &batch).await?;
+            let (there, paired) = self.locked(writer, plan, &batch).await?;
             let known = Known {
                 plan,
                 parts: &self.ruled.parts,
@@ -168,6 +183,7 @@ impl Deciding {
                 theirs: &self.theirs,
                 settled: &self.settled,
                 said: &said,
+                paired: &paired,
             };
             let rules = self.rules(plan);
             let decided = decide::decide(rules, &known, batch.claims.clone());
@@ -201,6 +217,21 @@ impl Deciding {
             decided.operations.into_iter().for_each(|operation| folder.push(operation));
         }
         writer.write(Batch { segments: folder.finish(), first: None, last, recent }).await
+    }
+
+    /// The rows of a batch, locked, and the pairs by which it was lifted; not if the target's application has made others.
+    async fn locked(
+        &mut self,
+        writer: &mut Writer<'_>,
+        plan: &Plan,
+        batch: &Claims,
+    ) -> Outcome<(HashMap<(usize, Key), bool>, Paired)> {
+        let there = self.lock(writer, plan, batch).await?;
+        let looked = if self.other_applies { Some(&mut *writer) } else { None };
+        match Paired::of(looked, plan, &batch.pairs).await {
+            Ok(paired) => Ok((there, paired)),
+            Err(problem) => writer.abandon().await.and(Err(problem)),
+        }
     }
 
     /// Only the change that the link stops at is recorded: first everything before it is written.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::apply::keys::Pair;
 use crate::change::{Before, Change, Event, Image};
 use crate::delta::decide::{Claim, denied, details_last};
 use crate::delta::fold::Folder;
@@ -64,6 +65,11 @@ impl Lifting {
     /// What is durable need not be remembered.
     pub(super) fn watch(&mut self, durable: watch::Receiver<Lsn>) {
         self.keyed.iter_mut().for_each(|keyed| keyed.watch(durable.clone()));
+    }
+
+    /// The pairs of keys by which it was lifted.
+    pub(super) fn pairs(&mut self) -> Vec<(usize, Pair)> {
+        self.keyed.as_mut().map(Keyed::used).unwrap_or_default()
     }
 
     /// What was lifted last is handed on; `position` closes its transaction.

@@ -18,6 +18,7 @@ pub mod exchange;
 pub mod keyed;
 pub mod lifting;
 pub mod notes;
+mod paired;
 mod parked;
 mod reader;
 pub mod relations;

@@ -17,11 +17,13 @@ use crate::apply::LinkIdentity;
 use crate::apply::checkpoint::Counters;
 use crate::apply::encode::{self, Ready, Typed};
 use crate::apply::fault;
+use crate::apply::keys::{Pair, held};
 use crate::apply::statement::{self, Parameter};
 use crate::change::Datum;
 use crate::delta::{Key, Set};
 use crate::lsn::Lsn;
 use crate::marker::{RowDigest, list_to_bytes, row_digest};
+use crate::plan::keyed::Adoption;
 use crate::plan::{Plan, Target};
 use crate::problem::{Blame, Outcome, Problem};
 
@@ -74,6 +76,15 @@ impl<'c> Writer<'c> {
     pub async fn lock(&mut self, target: usize, keys: &[Key]) -> Outcome<Vec<bool>> {
         let found = self.lock_all(&[(target, keys)]).await?;
         Ok(found.into_iter().flatten().collect())
+    }
+
+    /// The pairs of keys that rows of the target's application hold; kept as they are until the transaction ends, or only
+    /// looked at.
+    pub async fn held(&mut self, adoption: &Adoption, keys: &[String], locks: bool) -> Outcome<Vec<Pair>> {
+        match held(self.client, adoption, keys, if locks { "FOR SHARE" } else { "" }).await {
+            Ok(pairs) => Ok(pairs),
+            Err(problem) => Err(self.give_up(problem).await),
+        }
     }
 
     /// Locks rows of several targets in one round trip: which of each are there. From here on everything that was sent

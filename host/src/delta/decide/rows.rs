@@ -55,6 +55,29 @@ impl<F: Facts> Judge<'_, F> {
         Some((Claim { whole: None, ..insert }, key))
     }
 
+    /// Whether the row's key has become another one's, or the row another's, with the pair of keys that it follows from:
+    /// that is as much as if all of the row had changed. What is new on both sides only comes together (counter-example 7);
+    /// so does what this transaction made itself.
+    pub(super) fn moved(&self, claim: &Claim, key: &Key, here: bool) -> u64 {
+        let target = claim.operation.target;
+        let is_new = matches!(claim.operation.effect, Effect::Insert { .. }) && !here;
+        let is_ours = self.exists.get(&(target, key.clone())) == Some(&true);
+        if !is_new && !is_ours && self.facts.moved(target, key, claim.knew) { ALL } else { 0 }
+    }
+
+    /// Whether a patch of nobody's asks for a pair of keys that is there.
+    pub(super) fn agrees(
+        &self,
+        claim: &Claim,
+        key: &Key,
+        (columns, values): (&Columns, &[Datum]),
+        column: u16,
+    ) -> bool {
+        let value = columns.iter().position(|other| *other == column).map(|at| &values[at]);
+        let holds = |value: &Datum| self.facts.holds(claim.operation.target, key, column, value);
+        claim.operation.owner_before == ANY_OWNER && value.is_some_and(holds)
+    }
+
     /// A patch that writes something.
     pub(super) fn patch(&mut self, claim: &Claim, key: Key, columns: Columns, values: Box<[Datum]>) {
         if !columns.is_empty() {

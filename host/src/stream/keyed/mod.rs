@@ -53,6 +53,8 @@ pub struct Keyed {
     /// Those of the batch that is being lifted.
     lifted: BTreeMap<Place, Option<Mirrored>>,
     durable: Option<watch::Receiver<Lsn>>,
+    /// The pairs that the last batch was extended by, of maps in which the target's application pairs keys as well.
+    used: Vec<(usize, Pair)>,
     /// By map: pairs that never change.
     known: Vec<HashMap<String, String>>,
 }
@@ -105,6 +107,7 @@ impl Keyed {
             on_its_way: HashMap::new(),
             lifted: BTreeMap::new(),
             durable: None,
+            used: Vec::new(),
             known: vec![HashMap::new(); plan.maps.len()],
             plan,
         }
@@ -113,6 +116,11 @@ impl Keyed {
     /// What the target durably holds is not remembered here.
     pub(super) fn watch(&mut self, durable: watch::Receiver<Lsn>) {
         self.durable = Some(durable);
+    }
+
+    /// The pairs that the last batch was extended by.
+    pub(super) fn used(&mut self) -> Vec<(usize, Pair)> {
+        std::mem::take(&mut self.used)
     }
 
     /// The batch was handed on; more may follow before its transaction ends.
@@ -154,6 +162,11 @@ impl Keyed {
             made.extend(steps);
         }
         self.keep_lifted(&world);
+        let maps = self.plan.maps.iter().enumerate().filter(|(_, map)| !map.adopts.is_empty());
+        let of = |(number, _)| {
+            world.pairs(number).iter().map(move |(source, target)| (number, (source.clone(), target.clone())))
+        };
+        self.used = maps.flat_map(of).collect();
         self.rebind(&before, &world).await?;
         Ok(made)
     }
