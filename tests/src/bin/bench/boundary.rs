@@ -1,6 +1,6 @@
 //! The price of the WebAssembly boundary: rows through the shop's transform on one thread, beside the same function
-//! called directly, and through one and two instances. In process, without a database in the way: the plan comes from the
-//! shop's two schemas.
+//! called directly, and through one and two instances of it; and of another guest with the shop's rule for customers, if
+//! `FALKIRK_JS_GUEST` names one. In process, without a database in the way: the plan comes from the shop's two schemas.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -59,24 +59,28 @@ pub async fn measure(wish: &Wish, ground: &Ground) -> Outcome<Vec<Figure>> {
         }
         figures.push(figure);
     }
-    figures.push(spread(wish, &artifact, (&plan, customer), &rows)?);
+    figures.push(spread(wish, "rust", &artifact, (&plan, customer), &rows)?);
+    if let Some(path) = std::env::var_os("FALKIRK_JS_GUEST") {
+        let artifact = Arc::new(Artifact::load(path.as_ref(), None, &roomy(1), &Compiler::default()).map_err(said)?);
+        figures.push(spread(wish, "js", &artifact, (&plan, customer), &rows)?);
+    }
     Ok(figures)
 }
 
 /// Rows a second on two instances beside one.
 fn spread(
     wish: &Wish,
+    language: &str,
     artifact: &Arc<Artifact>,
     (plan, customer): (&Plan, &Source),
     rows: &[Image],
 ) -> Outcome<Figure> {
     let time = Duration::from_millis(if wish.quick { 300 } else { 2_000 });
-    let what = format!("rows/s through two instances, batches of {SPREAD}; native: through one");
-    let mut figure = Figure::rate("boundary-instances", &what, "/s");
+    let what = format!("rows/s of a guest in {language} on two instances, batches of {SPREAD}; native: on one");
+    let mut figure = Figure::rate(&format!("boundary-{language}-instances"), &what, "/s");
     let batch: Vec<&Image> = rows.iter().collect();
     let mut guests = [1, 2].map(|instances| {
-        let limits = Limits { instances, ..Limits::default() };
-        Guest::new(artifact.clone(), Direction::Forward, limits)
+        Guest::new(artifact.clone(), Direction::Forward, roomy(instances))
     });
     for _ in 0..wish.turns {
         let [one, two] = &mut guests;
@@ -88,6 +92,11 @@ fn spread(
         }
     }
     Ok(figure)
+}
+
+/// Room for an engine that frees little.
+fn roomy(instances: u32) -> Limits {
+    Limits { instances, memory_mib: 256, ..Limits::default() }
 }
 
 /// The plan as a link makes it, from two databases that hold nothing but the schemas.
