@@ -261,6 +261,59 @@ fn l8_counter_example_35_rows_that_both_sides_have_keep_their_own_value_until_on
     stage.falkirk(&["clean"]).expect(0);
 }
 
+/// What refers to persons, and what refers to that.
+const LETTERS: &str = "CREATE TABLE letter (id int PRIMARY KEY, person_id int REFERENCES person, note text);
+    CREATE TABLE page (id int PRIMARY KEY, letter_id int REFERENCES letter);
+    ALTER TABLE letter REPLICA IDENTITY FULL; ALTER TABLE page REPLICA IDENTITY FULL";
+
+#[test]
+fn l8_counter_example_35_rows_that_refer_to_a_row_that_waits_wait_with_it_and_come_with_it() {
+    for policy in ["green_wins", "blue_wins"] {
+        let stage = stage(&format!("unique_letters_{}", &policy[..4]), &format!("{PERSON}; {LETTERS}"), policy);
+        follow(&stage).expect(0);
+        // In one transaction with the row that they refer to, and later.
+        for (side, number) in [(&stage.blue, 1), (&stage.green, 2)] {
+            side.sql(&format!(
+                "BEGIN; INSERT INTO person VALUES ({number}, 'secret@example', 'x');
+                 INSERT INTO letter VALUES ({number}, {number}, 'secret');
+                 UPDATE person SET note = 'y' WHERE id = {number}; COMMIT"
+            ));
+        }
+        follow(&stage).expect(0).says("waits with it").keeps_quiet_about("secret");
+        for (side, number) in [(&stage.blue, 1), (&stage.green, 2)] {
+            side.sql(&format!(
+                "INSERT INTO page VALUES ({number}, {number}), (1{number}, {number});
+                 INSERT INTO letter VALUES (2{number}, {number}, 'gone soon'), (3{number}, NULL, 'to nobody');
+                 UPDATE letter SET note = 'changed' WHERE id = {number}; DELETE FROM page WHERE id = 1{number}"
+            ));
+        }
+        follow(&stage).expect(0).keeps_quiet_about("secret");
+        stage.blue.sql("DELETE FROM letter WHERE id = 21");
+        stage.green.sql("DELETE FROM letter WHERE id = 22");
+        follow(&stage).expect(0);
+        for side in [&stage.blue, &stage.green] {
+            assert_eq!(side.count("(SELECT FROM letter WHERE note = 'to nobody')"), 2, "what refers to nobody travels");
+        }
+        let open = listed(&stage, &["--state", "open"]);
+        let of_kind = |kind: &str| open.iter().filter(|entry| entry["kind"] == kind).collect::<Vec<_>>();
+        // On each side one person, one letter, one page.
+        assert_eq!((of_kind("unique").len(), of_kind("parent").len()), (2, 4), "{open:?}");
+        let waits = of_kind("parent")[0]["id"].as_str().expect("an id").to_owned();
+        stage.falkirk(&["conflicts", "show", &waits]).expect(0).says("waits with it").keeps_quiet_about("secret");
+        stage.falkirk(&["conflicts", "resolve", &waits, "--take", "blue"]).expect(1).says("ROW_WAITS");
+        let running = stage.start_falkirk(&["run"]);
+        stage.green.sql("UPDATE person SET mail = 'other@example' WHERE id = 2");
+        until("all of it stands on both sides", SOON, || {
+            stage.blue.count("page") == 2 && ["person", "letter", "page"].iter().all(|table| same(&stage, table))
+        });
+        until("the records are closed", SOON, || listed(&stage, &["--state", "open"]).is_empty());
+        assert_eq!(stage.green.value("SELECT note FROM letter WHERE id = 1"), "changed");
+        assert_eq!(stage.green.value("SELECT note FROM person WHERE id = 1"), "y");
+        running.terminate().expect(143);
+        stage.falkirk(&["clean"]).expect(0);
+    }
+}
+
 #[test]
 fn counter_example_35_under_stop_the_link_stops_at_the_second_row_and_goes_on_once_one_gives_way() {
     let stage = two_persons("unique_stop", "stop");

@@ -50,7 +50,7 @@ fn digest(bytes: Option<Vec<u8>>) -> Option<RowDigest> {
 /// What operators have decided of a link's conflicts.
 pub async fn resolutions(client: &Client, migration: &str, link: Link) -> Outcome<Vec<Resolution>> {
     let select = "SELECT key_digest, source_digest, position, resolved_position, taken = 'blue' \
-        FROM falkirk.conflict WHERE migration = $1 AND link = $2 AND state = 'resolved' AND kind <> 'unique' \
+        FROM falkirk.conflict WHERE migration = $1 AND link = $2 AND state = 'resolved' AND kind NOT IN ('unique', 'parent') \
         AND taken IS NOT NULL ORDER BY id";
     let rows = client.query(select, &[&migration, &link.name()]).await.map_err(|error| fault::refused(&error))?;
     let read = |row: &tokio_postgres::Row| {
@@ -69,7 +69,7 @@ pub async fn resolutions(client: &Client, migration: &str, link: Link) -> Outcom
 pub async fn parked(client: &Client, migration: &str, link: Link) -> Outcome<Vec<ParkedRow>> {
     let select = "SELECT key_digest, target_table, lost::text, kept IS NOT NULL, position, taken IS NOT NULL, \
         (SELECT jsonb_object_agg(e.key, e.value)::text FROM jsonb_each_text(c.key) AS e) \
-        FROM falkirk.conflict AS c WHERE migration = $1 AND link = $2 AND state = 'open' AND kind = 'unique' ORDER BY id";
+        FROM falkirk.conflict AS c WHERE migration = $1 AND link = $2 AND state = 'open' AND kind IN ('unique', 'parent') ORDER BY id";
     let rows = client.query(select, &[&migration, &link.name()]).await.map_err(|error| fault::refused(&error))?;
     let read = |row: &tokio_postgres::Row| {
         Some(ParkedRow {

@@ -17,6 +17,7 @@ const STEPS: &[(usize, &str)] = &[
     (5, include_str!("schema_5.sql")),
     (6, include_str!("schema_6.sql")),
     (7, include_str!("schema_7.sql")),
+    (8, include_str!("schema_8.sql")),
 ];
 
 /// Serializes hosts that start at the same time; any fixed number that nobody else uses.

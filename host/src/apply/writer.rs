@@ -11,7 +11,7 @@
 //! after a COMMIT that did, and that one made everything before it durable as well (L1). After any problem the writer
 //! is of no more use; the link starts again from the checkpoint (L2).
 
-mod attempt;
+pub mod attempt;
 mod locked;
 mod recorded;
 pub mod repair;

@@ -148,8 +148,10 @@ impl Show {
         ];
         lines.extend(entry.winner.clone().map(|winner| ("winner", winner)));
         lines.extend(entry.resolved_by.clone().map(|by| ("resolved by", by)));
-        if entry.kind == "unique" {
-            lines.push(("held by", shown(&entry.held_by)));
+        match entry.kind.as_str() {
+            "unique" => lines.push(("held by", shown(&entry.held_by))),
+            "parent" => lines.push(("waits for", shown(&entry.held_by))),
+            _ => {}
         }
         lines.push(("means", detail.means.clone()));
         lines.extend(detail.next.iter().map(|next| ("next", next.clone())));

@@ -36,7 +36,7 @@ pub struct Entry {
     pub table: String,
     /// The row: a digest, or its key if it was asked for.
     pub key: serde_json::Value,
-    /// `update`, `insert`, `delete`, or `unique` for one value under two keys.
+    /// `update`, `insert`, `delete`, `unique` for one value under two keys, or `parent` for a row that refers to such a one.
     pub kind: String,
     /// `decided`, `open` or `resolved`.
     pub state: String,
@@ -289,6 +289,9 @@ fn means(record: &Record) -> String {
         ("unique", true) => format!(
             "a row got a unique value on {lost} that another row holds on {kept}, so {kept} keeps the row as it was"
         ),
+        ("parent", _) => format!(
+            "a row of {lost} refers to a row that waits for a unique value, so it stands on {lost} only and waits with it"
+        ),
         ("delete", _) => format!("{lost} deleted a row that {kept} had changed meanwhile; {kept} keeps it"),
         ("insert", true) => format!("both sides made a row with the same key; {kept} keeps its own"),
         ("insert", false) => format!("{lost} made a row with a key that {kept} had made and deleted meanwhile"),
@@ -302,6 +305,12 @@ fn next(record: &Record) -> Vec<String> {
     let take = |side: &str, what: String| format!("falkirk conflicts resolve {id} --take {side}: {what}");
     match (record.state.as_str(), record.kind.as_str()) {
         ("resolved", _) => Vec::new(),
+        (_, "parent") => {
+            vec![
+                "resolve the conflict of the row that it refers to: this one is written with it, and closes by itself"
+                    .to_owned(),
+            ]
+        }
         (_, "unique") => {
             let gives_way = match record.was_there {
                 false => format!("deletes the row of {lost}"),

@@ -56,6 +56,12 @@ pub async fn resolve(settings: &Settings, id: &str, take: Take, who: &str) -> Ou
     let deed = Deed { settings, record: &record, session: &session, take, who };
     let what = match (record.state.as_str(), record.kind.as_str()) {
         (_, "unique") => deed.unique().await?,
+        (_, "parent") => {
+            let what = format!("{id} is about a row that only waits for the row that it refers to");
+            return Err(Problem::refuse(Blame::Config, "ROW_WAITS", what).table(&record.table).remedy(
+                "resolve the conflict of that row (kind unique in `falkirk conflicts list`): this one closes by itself",
+            ));
+        }
         ("open", _) => deed.open().await?,
         _ => deed.decided().await?,
     };
@@ -245,7 +251,8 @@ impl Deed<'_> {
         let Some(session) = recorded_at(self.settings, link).await? else { return Ok(()) };
         let digest = quote_text(digest);
         let update = self.noted("state = 'resolved'", &session);
-        let open = format!("state = 'open' AND kind <> 'unique' AND key_digest = decode({digest}, 'hex')");
+        let open =
+            format!("state = 'open' AND kind NOT IN ('unique', 'parent') AND key_digest = decode({digest}, 'hex')");
         session
             .run(&format!(
                 "UPDATE falkirk.conflict AS c SET {update} WHERE {} AND {open}",

@@ -5,12 +5,15 @@
 //! is recorded as open with the keys of both rows, and the link goes on (under `stop` it does not). Every later change of
 //! the row tries again with the whole of it, and so does the link now and then: as soon as one of the two rows has given
 //! way, whoever made it, both sides agree again and the records are closed. L8 exempts what is recorded as open.
+//!
+//! A row that refers to a parked row waits for it, under its own record, and is written as soon as that one is.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::apply::conflict::ParkedRow;
+use crate::apply::writer::attempt::Attempt;
 use crate::apply::writer::{Batch, Closing, Lost, Writer};
 use crate::change::Datum;
 use crate::delta::decide::{Claim, Standing, key_of};
@@ -27,6 +30,24 @@ use super::now_us;
 
 /// How often rows are tried again while the link has nothing else to do.
 pub(super) const AGAIN: Duration = Duration::from_secs(1);
+
+/// Why a row is parked: the keys, as JSON, of the rows that hold its value; or of the parked row that it refers to.
+enum Why {
+    Taken(Option<String>),
+    Waits(String),
+}
+
+impl Why {
+    /// The kind of the record, in words, and the rows behind it.
+    fn told(self) -> (&'static str, &'static str, Option<String>) {
+        match self {
+            Why::Taken(rows) => ("unique", "a unique value stands under two keys, one on each side", rows),
+            Why::Waits(row) => {
+                ("parent", "a row refers to one that waits for a unique value, and waits with it", Some(row))
+            }
+        }
+    }
+}
 
 impl Deciding {
     /// Whether rows wait for a unique value.
@@ -67,14 +88,71 @@ impl Deciding {
             folder.push(operation);
             for set in folder.finish().into_iter().flatten().filter(Set::has_work) {
                 let row = digest(plan, target, &key);
-                match (writer.attempt(&set, false).await?, cause) {
-                    (true, _) => self.written(writer, plan, row, &set).await?,
-                    (false, Some(claim)) => self.park(writer, plan, (&set, &key, claim), strict, live).await?,
-                    (false, None) => return Err(unexplained(plan, target)),
-                }
+                let Some(set) = self.of_parked(writer, plan, row, set).await? else { continue };
+                let why = match writer.attempt(&set, false).await? {
+                    Attempt::Written => {
+                        self.written(writer, plan, row, &set).await?;
+                        continue;
+                    }
+                    Attempt::Taken => Why::Taken(writer.holders(&set, &key).await?),
+                    Attempt::Orphan { foreign_key, problem } => {
+                        match self.parent(writer, plan, &set, &foreign_key).await? {
+                            Some(parent) => Why::Waits(parent),
+                            None => return writer.abandon().await.and(Err(problem)),
+                        }
+                    }
+                };
+                let Some(claim) = cause else { return Err(unexplained(plan, target)) };
+                self.park(writer, plan, (&set, &key, claim, why), strict, live).await?;
             }
         }
         Ok(())
+    }
+
+    /// What a change of a row comes to that was parked by an earlier one of the same batch: it never came, so a patch is the
+    /// whole of it once more, and a delete is nothing but its end.
+    async fn of_parked(
+        &mut self,
+        writer: &mut Writer<'_>,
+        plan: &Plan,
+        row: RowDigest,
+        set: Set,
+    ) -> Outcome<Option<Set>> {
+        let Some(parked) = self.settled.parked.get(&row).filter(|parked| !parked.there) else { return Ok(Some(set)) };
+        match set.kind {
+            SetKind::Patch => {
+                let mut parked = parked.clone();
+                parked.values.extend(values_of(plan, &set));
+                Ok(Some(again(plan, &parked).map_or(set, |(whole, _)| whole)))
+            }
+            SetKind::Delete => {
+                writer.settle_parked(row).await?;
+                self.settled.parked.remove(&row);
+                Ok(None)
+            }
+            _ => Ok(Some(set)),
+        }
+    }
+
+    /// The keys, as JSON, of the parked row that a row without its parent waits for, if its parent is parked.
+    async fn parent(
+        &self,
+        writer: &mut Writer<'_>,
+        plan: &Plan,
+        set: &Set,
+        foreign_key: &str,
+    ) -> Outcome<Option<String>> {
+        let (table, columns) = writer.parent(set.target, foreign_key).await?;
+        let values = values_of(plan, set);
+        let is_parent = |parked: &&ParkedRow| {
+            let same = |(child, parent): &(String, String)| {
+                let value = parked.values.get(parent).or_else(|| parked.key.get(parent));
+                value.is_some() && values.get(child) == value
+            };
+            parked.table == table.to_string() && !columns.is_empty() && columns.iter().all(same)
+        };
+        let parent = self.settled.parked.values().find(is_parent);
+        Ok(parent.map(|parked| serde_json::Value::Array(vec![parked.key.clone().into()]).to_string()))
     }
 
     /// A parked row that its own side has deleted, or given another key, waits for nothing any more.
@@ -114,7 +192,7 @@ impl Deciding {
         &mut self,
         writer: &mut Writer<'_>,
         plan: &Plan,
-        (set, key, claim): (&Set, &Key, &Claim),
+        (set, key, claim, why): (&Set, &Key, &Claim, Why),
         strict: bool,
         live: &watch::Sender<Live>,
     ) -> Outcome<()> {
@@ -130,16 +208,17 @@ impl Deciding {
             return Err(Problem::strictly(Blame::Source, "UNIQUE_CONFLICT", what).table(table).position(claim.at));
         }
         let values = values_of(plan, set);
+        let (kind, what, held_by) = why.told();
         let lost = Lost {
             target: set.target,
             key: key.clone(),
             digest: row.to_be_bytes(),
-            kind: "unique",
+            kind,
             position: claim.at,
             values: Some(serde_json::Value::Object(values.clone()).to_string()),
             winner: None,
             source: self.source_of(plan, claim.from.as_ref()),
-            held_by: writer.holders(set, key).await?,
+            held_by,
         };
         if stops {
             // Nothing of its transaction is written, but the record is.
@@ -149,7 +228,7 @@ impl Deciding {
         if stops {
             return Err(stopped(&id).table(table).position(claim.at));
         }
-        tracing::warn!("{table}: a unique value stands under two keys, one on each side; recorded as open: {id}");
+        tracing::warn!("{table}: {what}; recorded as open: {id}");
         live.send_modify(|live| live.decided.open += 1);
         let there = set.kind == SetKind::Patch;
         let key = plan.targets[set.target].key.iter().zip(key);
@@ -162,7 +241,9 @@ impl Deciding {
 
     /// Tries the parked rows again, each in a transaction of its own. Only between transactions.
     pub(super) async fn retry(&mut self, writer: &mut Writer<'_>, plan: &Plan) -> Outcome<()> {
-        let rows: Vec<ParkedRow> = self.settled.parked.values().cloned().collect();
+        let mut rows: Vec<ParkedRow> = self.settled.parked.values().cloned().collect();
+        // Parents came first.
+        rows.sort_by_key(|parked| parked.position);
         for parked in rows {
             let Some((set, key)) = again(plan, &parked) else { continue };
             let position = writer.durable();
@@ -174,7 +255,7 @@ impl Deciding {
                     writer.settle_parked(parked.row).await?;
                     self.settled.parked.remove(&parked.row);
                 }
-                Some(true) if here == parked.there && writer.attempt(&set, true).await? => {
+                Some(true) if here == parked.there && matches!(writer.attempt(&set, true).await?, Attempt::Written) => {
                     writer.settle_parked(parked.row).await?;
                     self.settled.parked.remove(&parked.row);
                 }
@@ -186,7 +267,7 @@ impl Deciding {
             let closing = Closing { position, commit_time_us: now_us(), transactions: 0, context: Lsn::ZERO };
             writer.write(Batch { segments: Vec::new(), first: None, last: Some(closing), recent: None }).await?;
             writer.settle().await?;
-            tracing::info!("{}: a row that waited for a unique value waits no longer", parked.table);
+            tracing::info!("{}: a row that waited for another one waits no longer", parked.table);
         }
         Ok(())
     }

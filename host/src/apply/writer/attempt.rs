@@ -1,4 +1,5 @@
-//! Writing rows of which another row may hold a unique value, while both links write (counter-example 35).
+//! Writing rows of which another row may hold a unique value, or whose parent waits for one, while both links write
+//! (counter-example 35).
 //!
 //! ```text
 //!   SAVEPOINT | the row | RELEASE, or ROLLBACK TO: nothing of it is left, and the transaction goes on
@@ -14,21 +15,42 @@ use crate::apply::fault;
 use crate::change::Datum;
 use crate::delta::{Key, Set, SetKind};
 use crate::marker::Link;
-use crate::names::{quote_name, quote_text};
+use crate::names::{TableName, quote_name, quote_text};
 use crate::plan::Target;
 use crate::problem::{Blame, Outcome, Problem};
 
 const SETTLE: &str = "UPDATE falkirk.conflict SET state = 'resolved', resolved_at = now(), \
     resolved_by = coalesce(resolved_by, 'the application') WHERE migration = $1::text AND link = $2::text \
-    AND key_digest = $3::bytea AND kind = 'unique' AND state = 'open'";
+    AND key_digest = $3::bytea AND kind IN ('unique', 'parent') AND state = 'open'";
+
+/// What became of a row.
+#[derive(Debug)]
+pub enum Attempt {
+    /// It is written.
+    Written,
+    /// Another row holds a unique value of it, or, leniently, any constraint is against it: nothing was written.
+    Taken,
+    /// The row that this foreign key asks for is not there: nothing was written.
+    Orphan {
+        /// The name of the constraint.
+        foreign_key: String,
+        /// What is to be said if nothing explains that.
+        problem: Problem,
+    },
+}
+
+/// Why a row is not written.
+enum Against {
+    Constraint,
+    ForeignKey(String, tokio_postgres::Error),
+}
 
 impl Writer<'_> {
-    /// Writes the only row of a set. `false`: another row holds a unique value of it, and nothing was written. `leniently`:
-    /// nor if any other constraint is against it.
-    pub async fn attempt(&mut self, set: &Set, leniently: bool) -> Outcome<bool> {
+    /// Writes the only row of a set. `leniently`: whatever constraint is against it, that is only said.
+    pub async fn attempt(&mut self, set: &Set, leniently: bool) -> Outcome<Attempt> {
         self.check_all().await?;
         match self.try_attempt(set, leniently).await {
-            Ok(Some(count)) => {
+            Ok(Ok(count)) => {
                 let expected = self.expected(set);
                 if let Err(problem) = self.check(expected, Ok(count)).await {
                     return Err(self.give_up(problem).await);
@@ -39,9 +61,13 @@ impl Writer<'_> {
                 if self.lists {
                     self.list(&[set]);
                 }
-                Ok(true)
+                Ok(Attempt::Written)
             }
-            Ok(None) => self.is_somebody_elses(set).await.map(|()| false),
+            Ok(Err(Against::ForeignKey(foreign_key, error))) => {
+                let problem = fault::written(&error, true).table(&self.plan.targets[set.target].name);
+                Ok(Attempt::Orphan { foreign_key, problem: self.with_key(problem, set.target) })
+            }
+            Ok(Err(Against::Constraint)) => self.is_somebody_elses(set).await.map(|()| Attempt::Taken),
             Err(error) => {
                 let problem = fault::written(&error, true).table(&self.plan.targets[set.target].name);
                 let problem = self.with_key(problem, set.target);
@@ -50,22 +76,27 @@ impl Writer<'_> {
         }
     }
 
-    async fn try_attempt(&mut self, set: &Set, leniently: bool) -> Result<Option<u64>, tokio_postgres::Error> {
+    async fn try_attempt(&mut self, set: &Set, leniently: bool) -> Result<Result<u64, Against>, tokio_postgres::Error> {
         let bound = bound::rows(self.client, &mut self.statements, &self.plan, set, 0..1).await?;
         self.client.batch_execute("SAVEPOINT attempt").await?;
         match self.client.execute_raw(&bound.statement, bound.parameters).await {
             Ok(count) => {
                 self.client.batch_execute("RELEASE SAVEPOINT attempt").await?;
-                Ok(Some(count))
+                Ok(Ok(count))
             }
             Err(error)
                 if matches!(set.kind, SetKind::Insert | SetKind::Patch)
                     && fault::state(&error).is_some_and(|state| {
-                        matches!(state, "23505" | "23P01") || (leniently && state.starts_with("23"))
+                        matches!(state, "23505" | "23P01" | "23503") || (leniently && state.starts_with("23"))
                     }) =>
             {
                 self.client.batch_execute("ROLLBACK TO SAVEPOINT attempt").await?;
-                Ok(None)
+                let is_orphan = !leniently && fault::state(&error) == Some("23503");
+                let foreign_key = error.as_db_error().and_then(|error| error.constraint()).map(str::to_owned);
+                Ok(Err(match foreign_key.filter(|_| is_orphan) {
+                    Some(foreign_key) => Against::ForeignKey(foreign_key, error),
+                    None => Against::Constraint,
+                }))
             }
             Err(error) => Err(error),
         }
@@ -88,6 +119,31 @@ impl Writer<'_> {
                 let what = "a row with this key came while it was written; it is decided anew";
                 let problem = Problem::retry(Blame::Target, "ROW_APPEARED", what);
                 Err(self.give_up(problem.table(&self.plan.targets[set.target].name)).await)
+            }
+        }
+    }
+
+    /// The table that a foreign key of a target points to, and by pairs the columns of both.
+    pub async fn parent(&mut self, target: usize, foreign_key: &str) -> Outcome<(TableName, Vec<(String, String)>)> {
+        let select = "SELECT n.nspname, p.relname, c.attname, f.attname FROM pg_constraint AS k \
+            JOIN pg_class AS p ON p.oid = k.confrelid JOIN pg_namespace AS n ON n.oid = p.relnamespace, \
+            unnest(k.conkey, k.confkey) AS u(child, parent) \
+            JOIN pg_attribute AS c ON c.attrelid = $1::text::regclass AND c.attnum = u.child \
+            JOIN pg_attribute AS f ON TRUE \
+            WHERE k.conrelid = $1::text::regclass AND k.conname = $2 AND k.contype = 'f' \
+            AND f.attrelid = k.confrelid AND f.attnum = u.parent";
+        let table = self.plan.targets[target].name.sql();
+        match self.client.query(select, &[&table, &foreign_key]).await {
+            Ok(rows) => {
+                let name = rows.first().map_or_else(
+                    || TableName::new("", ""),
+                    |row| TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)),
+                );
+                Ok((name, rows.iter().map(|row| (row.get(2), row.get(3))).collect()))
+            }
+            Err(error) => {
+                let problem = fault::written(&error, true).table(&self.plan.targets[target].name);
+                Err(self.give_up(problem).await)
             }
         }
     }
@@ -148,7 +204,7 @@ impl Writer<'_> {
             "SELECT c.taken IS NULL OR c.taken <> $4, EXISTS (SELECT FROM jsonb_object_keys(c.lost) AS k \
              WHERE c.kept IS NOT NULL AND (to_jsonb(t) -> k) IS DISTINCT FROM (c.kept -> k)) \
              FROM falkirk.conflict AS c LEFT JOIN {} AS t ON {} WHERE c.migration = $1 AND c.link = $2 \
-             AND c.key_digest = $3 AND c.kind = 'unique' AND c.state = 'open'",
+             AND c.key_digest = $3 AND c.kind IN ('unique', 'parent') AND c.state = 'open'",
             target.name.sql(),
             found(target, key, "t"),
         );

@@ -24,7 +24,7 @@ pub struct Lost {
     pub key: Key,
     /// A digest of table and key.
     pub digest: [u8; 16],
-    /// `update`, `insert`, `delete` or `unique`.
+    /// `update`, `insert`, `delete`, `unique` or `parent`.
     pub kind: &'static str,
     /// The commit position of the change.
     pub position: Lsn,
@@ -34,7 +34,7 @@ pub struct Lost {
     pub winner: Option<&'static str>,
     /// The source row, if the other link ever writes it.
     pub source: Option<LostFrom>,
-    /// The keys of the rows that hold the unique value, as JSON.
+    /// The keys of the rows that hold the unique value, or of the parent that waits, as JSON.
     pub held_by: Option<String>,
 }
 
@@ -142,9 +142,9 @@ fn sql(target: &Target, described: &[Parameter], keys: usize, open: bool) -> Str
         ),
         true => format!(
             "{fresh}, known AS (UPDATE falkirk.conflict AS c SET state = 'open', position = f.position, \
-             lost = CASE c.kind WHEN 'unique' THEN c.lost || f.lost ELSE f.lost END, kept = f.kept, held_by = f.held_by, \
+             lost = CASE WHEN c.kind IN ('unique', 'parent') THEN c.lost || f.lost ELSE f.lost END, kept = f.kept, held_by = f.held_by, \
              winner = NULL, taken = NULL, resolved_at = NULL, resolved_by = NULL, resolved_position = NULL \
-             FROM fresh AS f WHERE {same} AND (c.position = f.position OR (c.kind = 'unique' AND c.state = 'open')) \
+             FROM fresh AS f WHERE {same} AND (c.position = f.position OR (c.kind IN ('unique', 'parent') AND c.state = 'open')) \
              RETURNING c.id), \
              made AS (INSERT INTO falkirk.conflict ({columns}, state) SELECT {columns}, 'open' FROM fresh \
              WHERE NOT EXISTS (SELECT FROM known) RETURNING id) \
