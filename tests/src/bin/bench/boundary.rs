@@ -79,9 +79,7 @@ fn spread(
     let what = format!("rows/s of a guest in {language} on two instances, batches of {SPREAD}; native: on one");
     let mut figure = Figure::rate(&format!("boundary-{language}-instances"), &what, "/s");
     let batch: Vec<&Image> = rows.iter().collect();
-    let mut guests = [1, 2].map(|instances| {
-        Guest::new(artifact.clone(), Direction::Forward, roomy(instances))
-    });
+    let mut guests = [1, 2].map(|instances| Guest::new(artifact.clone(), Direction::Forward, roomy(instances)));
     for _ in 0..wish.turns {
         let [one, two] = &mut guests;
         for (guest, rates) in [(one, &mut figure.native), (two, &mut figure.falkirk)] {
