@@ -425,9 +425,9 @@ fn pins(transforms: &[TransformFile], strict: bool, watch: bool) -> Outcome<()> 
     }
     if watch && transforms.len() > 1 {
         return Err(invalid(
-            "watch = true, and several transforms make one revision, which is not exchanged by one file",
+            "watch = true, and several transforms make one revision: one file is watched, not several",
         )
-        .remedy("leave watch out; a revision of one of several transforms takes a start of the host"));
+        .remedy("leave watch out, and bring a revision of one of them by `falkirk swap FILE`"));
     }
     match transforms.iter().any(|file| watch && file.pin.is_some()) {
         true => Err(invalid("watch = true, and a pinned artifact can never be replaced by another file")

@@ -36,12 +36,19 @@ struct Revisions {
     now: Option<Arc<Artifact>>,
     /// What ran before, newest first.
     earlier: Vec<Arc<Artifact>>,
+    /// It is no longer the one that the host started with.
+    was_exchanged: bool,
 }
 
 impl Running {
     /// For a host that starts with this artifact, or copies every table as it is.
     pub fn new(artifact: Option<Arc<Artifact>>) -> Self {
-        Running(Mutex::new(Revisions { now: artifact, earlier: Vec::new() }))
+        Running(Mutex::new(Revisions { now: artifact, ..Revisions::default() }))
+    }
+
+    /// Whether another one was put in since the host started.
+    pub fn was_exchanged(&self) -> bool {
+        self.revisions().was_exchanged
     }
 
     fn revisions(&self) -> MutexGuard<'_, Revisions> {
@@ -61,6 +68,7 @@ impl Running {
     /// Another one from now on.
     pub fn set(&self, artifact: Option<Arc<Artifact>>) {
         let mut revisions = self.revisions();
+        revisions.was_exchanged = true;
         if let Some(before) = std::mem::replace(&mut revisions.now, artifact) {
             revisions.earlier.retain(|earlier| earlier.digest() != before.digest());
             revisions.earlier.insert(0, before);
@@ -344,10 +352,7 @@ impl Open<'_> {
 /// What the history says of an artifact.
 pub fn entry(artifact: Option<&Artifact>, outcome: Became, reason: &str) -> Entry {
     let (artifact, step) = match artifact {
-        Some(artifact) => {
-            let manifest = artifact.manifest();
-            (format!("sha256:{}", artifact.digest()), format!("{} -> {}", manifest.from, manifest.to))
-        }
+        Some(artifact) => (format!("sha256:{}", artifact.digest()), artifact.way()),
         None => ("none".to_owned(), String::new()),
     };
     Entry { artifact, step, outcome, reason: reason.to_owned() }

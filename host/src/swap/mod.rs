@@ -160,8 +160,6 @@ impl Swapper {
                         .remedy("swap the file of the revision in that you want"))
                 }
             },
-            // Artifacts of one path make one revision: which of them this file takes the place of is not said.
-            What::Bytes { name, .. } if self.settings.transforms.len() > 1 => Err(several(&name)),
             What::Bytes { name, bytes, pin } => {
                 if self.settings.strict && pin.is_none() {
                     return Err(Problem::refuse(
@@ -172,20 +170,27 @@ impl Swapper {
                     .remedy("name it with its digest: `falkirk swap FILE@sha256:...` (sha256sum prints it)"));
                 }
                 let digest = format!("{:x}", HexBytes(&Sha256::digest(&bytes)));
-                let (limits, compiler) = (self.settings.limits, self.settings.compiler.clone());
-                let load = move || Artifact::from_bytes(&name, &bytes, pin.as_deref(), &limits, &compiler);
-                let loaded = tokio::task::spawn_blocking(load).await;
-                let loaded = loaded.unwrap_or_else(|_| {
-                    Err(Problem::retry(Blame::Host, "TASK_LOST", "loading the artifact ended without an answer"))
-                });
-                match loaded {
-                    Ok(artifact) => Ok((Some(Arc::new(artifact)), "swapped in")),
+                match self.loaded(name, bytes, pin).await {
+                    Ok(artifact) => Ok((Some(artifact), "swapped in")),
                     Err(problem) => {
                         self.record_refusal(&digest, &problem).await;
                         Err(problem)
                     }
                 }
             }
+        }
+    }
+
+    /// The artifact of a file; where several run as one, all of them with this one in the place of its predecessor.
+    async fn loaded(&self, name: String, bytes: Vec<u8>, pin: Option<String>) -> Result<Arc<Artifact>, Problem> {
+        let (limits, compiler) = (self.settings.limits, self.settings.compiler.clone());
+        let load = move || Artifact::from_bytes(&name, &bytes, pin.as_deref(), &limits, &compiler);
+        let loaded = tokio::task::spawn_blocking(load).await;
+        let lost = |_| Err(Problem::retry(Blame::Host, "TASK_LOST", "loading the artifact ended without an answer"));
+        let artifact = Arc::new(loaded.unwrap_or_else(lost)?);
+        match self.running.artifact() {
+            Some(running) => running.with_step(artifact),
+            None => Ok(artifact),
         }
     }
 
@@ -359,12 +364,6 @@ const NOT_NOW: &str = "SWAP_NOT_NOW";
 fn not_now(what: &str) -> Problem {
     Problem::refuse(Blame::Host, NOT_NOW, what)
         .remedy("try again once `falkirk status` shows that every link streams; the old revision runs on")
-}
-
-fn several(name: &str) -> Problem {
-    let what = format!("this host runs several transforms as one, and {name} is one file");
-    Problem::refuse(Blame::Config, "SEVERAL_TRANSFORMS", what)
-        .remedy("name the new file in migration.transforms in the place of its predecessor, and start the host again")
 }
 
 /// The link whose columns begin or cease to be waited at.

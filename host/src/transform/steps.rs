@@ -42,6 +42,50 @@ impl Artifact {
         Ok(Some(Arc::new(Artifact { label, digest, manifest, ready, allowance, path, beside })))
     }
 
+    /// This revision with one artifact in the place of the one that implements the same step. A revision of a single
+    /// artifact is replaced whole: whether the new one leads the right way is checked with everything else.
+    pub fn with_step(&self, new: Arc<Artifact>) -> Outcome<Arc<Artifact>> {
+        if self.path.is_empty() {
+            return Ok(new);
+        }
+        let leads = |artifact: &Artifact| (artifact.manifest.from.clone(), artifact.manifest.to.clone());
+        let mut path = self.path.clone();
+        let Some(place) = path.iter_mut().find(|artifact| leads(artifact) == leads(&new)) else {
+            return Err(self.no_such_step(&new));
+        };
+        *place = new.clone();
+        let joined = Artifact::joined(path, &self.manifest.from, &self.manifest.to);
+        Ok(joined.map_err(|problem| problem.artifact(new.label()))?.unwrap_or(new))
+    }
+
+    fn no_such_step(&self, new: &Artifact) -> Problem {
+        let each = |artifact: &Arc<Artifact>| {
+            format!("{} to {} ({})", artifact.manifest.from, artifact.manifest.to, artifact.label)
+        };
+        let steps: Vec<String> = self.path.iter().map(each).collect();
+        let what = format!(
+            "this host runs several transforms as one, {}, and this one leads from version {} to {}: it takes the place of \
+             none of them",
+            steps.join(" then "),
+            new.manifest.from,
+            new.manifest.to
+        );
+        Problem::refuse(Blame::Config, "NO_SUCH_STEP", what).artifact(new.label()).remedy(
+            "bring a revision of one of these steps; for another way name its artifacts in migration.transforms and \
+             start the host again",
+        )
+    }
+
+    /// From which version to which, as the history says it; of several steps each one with its digest.
+    pub fn way(&self) -> String {
+        let step = |artifact: &Artifact| format!("{} -> {}", artifact.manifest.from, artifact.manifest.to);
+        if self.path.is_empty() {
+            return step(self);
+        }
+        let each = self.path.iter().map(|artifact| format!("{} (sha256:{})", step(artifact), artifact.digest));
+        each.collect::<Vec<_>>().join(", ")
+    }
+
     fn step(&self) -> Step<'_> {
         Step { manifest: self.manifest(), label: self.label() }
     }
