@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::apply::checkpoint::{self, Phase};
 use crate::apply::chunk;
 use crate::config::Settings;
+use crate::link::returned;
 use crate::lsn::Lsn;
 use crate::marker::row_digest;
 use crate::names::{TableName, quote_text};
@@ -241,6 +242,11 @@ async fn read_target(settings: &Settings, target: &Session, now: Lsn, status: &m
             ))
             .await?;
         status.lag_seconds = age.number::<i64>(0)?.max(0) as f64 / 1e6;
+    }
+    // A host of an older version kept no history.
+    if target.one("SELECT to_regclass('falkirk.history') IS NOT NULL").await?.flag(0)? {
+        let newest = checkpoint::newest_revision(client, &settings.name, link).await?;
+        status.warnings.extend(newest.and_then(|newest| returned(link, &newest)));
     }
     status.problem = checkpoint::last_problem(client, &settings.name, link).await?.map(|(_, _, text)| text);
     Ok(())

@@ -341,6 +341,29 @@ pub async fn writers(client: &Client, migration: &str, link: Link) -> Outcome<Ve
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
+/// The revision that the newest note is of, and how that came; refused ones and those that were taken back have no say.
+pub struct Newest {
+    /// `sha256:` and the digest, or `none`.
+    pub artifact: String,
+    /// It was put into the running link; otherwise a host started with it.
+    pub was_swapped_in: bool,
+    /// What the note says besides.
+    pub reason: String,
+}
+
+/// The newest note of a link's history.
+pub async fn newest_revision(client: &Client, migration: &str, link: Link) -> Outcome<Option<Newest>> {
+    let select = "SELECT artifact, outcome, reason FROM falkirk.history WHERE migration = $1 AND link = $2 \
+        AND outcome NOT IN ('refused', 'taken back') ORDER BY from_position DESC, at DESC LIMIT 1";
+    let row = client.query_opt(select, &[&migration, &link.name()]).await.map_err(|error| fault::refused(&error))?;
+    let newest = |row: Row| Newest {
+        artifact: row.get(0),
+        was_swapped_in: row.get::<_, String>(1) == Became::TookOver.name(),
+        reason: row.get(2),
+    };
+    Ok(row.map(newest))
+}
+
 /// Keeps the problem that ended the link, for `status`.
 pub async fn record_problem(client: &Client, migration: &str, link: Link, problem: &Problem) -> Outcome<()> {
     let upsert = "INSERT INTO falkirk.problem (migration, link, code, text) VALUES ($1, $2, $3, $4) \

@@ -9,12 +9,14 @@ pub mod exchange;
 mod gate;
 mod prepare;
 mod repair;
+mod returned;
 mod setup;
 mod two_way;
 mod watching;
 mod way;
 
 pub use prepare::prepare;
+pub use returned::returned;
 pub use way::{Closed, closed, reopened, why_closed};
 
 use exchange::{Desk, Running};
@@ -23,7 +25,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::apply::checkpoint::{self, Became, Phase};
+use crate::apply::checkpoint::{self, Phase};
 use crate::apply::writer::Writer;
 use crate::apply::{LinkIdentity, chunk, readiness};
 use crate::catalog::Shape;
@@ -288,8 +290,7 @@ impl Open<'_> {
         let checkpoint =
             checkpoint::load(client, &identity.migration, identity.link).await?.ok_or_else(setup::vanished)?;
         self.live.send_modify(|live| live.position = checkpoint.position);
-        let entry = exchange::entry(self.artifact.as_deref(), Became::Started, "");
-        checkpoint::record_revision(client, &identity.migration, identity.link, checkpoint.position, &entry).await?;
+        self.note_start(checkpoint.position).await?;
         let session = ReplicationSession::connect(&settings.source().address, "stream").await?;
         let slot = settings.slot();
         let stream = gate::start(source, session, &slot, checkpoint.position).await?;
