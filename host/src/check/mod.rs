@@ -10,7 +10,7 @@ mod tables;
 
 use std::sync::Arc;
 
-use crate::catalog::{Catalog, Shape};
+use crate::catalog::{Catalog, ReplicaIdentity, Shape};
 use crate::config::Settings;
 use crate::link;
 use crate::names::TableName;
@@ -113,17 +113,20 @@ async fn others_tables(given: &Given<'_>) -> Result<Option<Vec<TableName>>, Prob
 
 /// The plan of the other link. What is wrong with it is said where that link is checked itself.
 fn back(given: &Given<'_>, findings: &Findings) -> Option<Arc<Plan>> {
-    let (plan, problems) = backward(given, findings);
+    let (plan, problems) = backward(given, findings, &findings.target);
     problems.is_empty().then(|| Arc::new(plan))
 }
 
 /// The rules backward, to ask whether rows agree, whether a link goes there or not: without those of tables that do not
-/// fit. What only a stream would need is no matter.
+/// fit. What only a stream would need is no matter: rows are asked about whole, whatever the replica identity sends.
 pub fn way_back(given: &Given<'_>, findings: &Findings) -> Option<Arc<Plan>> {
-    let (mut plan, problems) = backward(given, findings);
-    let streams_only = |problem: &&Problem| matches!(problem.code(), "NEEDS_FULL_IDENTITY" | "NO_REPLICA_IDENTITY");
+    let mut target = findings.target.clone();
+    for table in target.tables.values_mut() {
+        (table.identity, table.identity_key) = (ReplicaIdentity::Full, Vec::new());
+    }
+    let (mut plan, problems) = backward(given, findings, &target);
     let mut unfit: Vec<&TableName> = Vec::new();
-    for problem in problems.iter().filter(|problem| !streams_only(problem)) {
+    for problem in &problems {
         tracing::debug!("agreement is not asked backward there: {problem}");
         unfit.push(problem.at_table()?);
     }
@@ -137,13 +140,13 @@ pub fn way_back(given: &Given<'_>, findings: &Findings) -> Option<Arc<Plan>> {
     Some(Arc::new(plan))
 }
 
-fn backward(given: &Given<'_>, findings: &Findings) -> (Plan, Vec<Problem>) {
+fn backward(given: &Given<'_>, findings: &Findings, from: &Catalog) -> (Plan, Vec<Problem>) {
     let direction = given.settings.link.other().into();
-    let rules = Rules::of(given, direction, (&findings.target, &findings.source));
+    let rules = Rules::of(given, direction, (from, &findings.source));
     rules.bind(&Binding {
         rules: &[],
         artifact: given.artifact.map_or("", Artifact::label),
-        source: &findings.target,
+        source: from,
         target: &findings.source,
         include: findings.others.as_ref().unwrap_or(&given.settings.include),
         exclude: &given.settings.exclude,
