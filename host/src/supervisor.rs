@@ -95,7 +95,7 @@ pub async fn run(
     shown: Shown,
     (door, recopies): (Door, recopy::Desk),
 ) -> Result<Vec<Summary>, Problems> {
-    let artifact = load_artifact(settings).await.map_err(|problem| vec![problem])?;
+    let Some(artifact) = unless_told(stop.clone(), load_artifact(settings)).await? else { return Ok(Vec::new()) };
     let (origin, host) = (settings.origin(), host_name());
     let seen = [Arc::<Seen>::default(), Arc::<Seen>::default()];
     let lives = [shown.origin.subscribe(), shown.other.subscribe()];
@@ -349,6 +349,17 @@ async fn outdated(mut renewed: watch::Receiver<u64>, live: &watch::Sender<Live>)
 
 async fn told(mut stop: watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// `None`: told to stop meanwhile.
+async fn unless_told<T>(
+    stop: watch::Receiver<bool>,
+    what: impl Future<Output = Result<T, Problem>>,
+) -> Result<Option<T>, Problems> {
+    tokio::select! {
+        done = what => done.map(Some).map_err(|problem| vec![problem]),
+        () = told(stop) => Ok(None),
+    }
 }
 
 fn jittered(pause: Duration) -> Duration {

@@ -384,3 +384,14 @@ fn the_shop_splits_names_in_the_host_and_says_what_it_is() {
     assert_eq!(answers[0][0].values, [Datum::text("Mary"), Datum::text("Ann Jones")]);
     assert_eq!(answers[1][0].values, [Datum::Null, Datum::text("Sting")]);
 }
+
+#[test]
+fn row_20_and_l10_what_becomes_more_code_than_fits_is_refused_and_its_compiler_ended() {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transform/compiler.sh");
+    let compiler = Compiler { program: Some(program), ..Compiler::default() };
+    let empty_component = b"\0asm\x0d\0\x01\0";
+    let problem = Artifact::from_bytes("x.wasm", empty_component, None, &LIMITS, &compiler).unwrap_err();
+    assert_eq!((problem.code(), problem.action()), ("COMPILE_TOO_LARGE", Action::Refuse));
+    let said = problem.to_string();
+    assert!(said.contains("x.wasm@sha256:") && said.contains("256 MiB") && said.contains("smaller"), "{said}");
+}

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use falkirk_tests::{Finished, SOON, Stage, free_port, swap_component, until};
 
@@ -110,6 +110,61 @@ fn row_20_and_l10_a_compile_bomb_is_refused_at_its_limits_while_the_old_revision
     assert_eq!(stage.green.count("(SELECT FROM item WHERE by <> '0001')"), 0, "only the old revision wrote");
     stage.falkirk(&["swap", &swap_component(&stage, 2, "ok", None).to_string_lossy()]).expect(0);
     host.terminate().expect(143).keeps_quiet_about("starting again from the checkpoint");
+    stage.falkirk(&["clean"]).expect(0);
+}
+
+/// The processes in which a host compiles.
+fn compilers(pid: i32) -> Vec<String> {
+    let compiles = |pid: &String| {
+        fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.windows(17).any(|part| part == b"compile-component"))
+    };
+    children(pid).into_iter().filter(compiles).collect()
+}
+
+/// Told to end while it compiles something that takes longer than anybody waits.
+fn ends_at_once(host: falkirk_tests::Running) {
+    let mut compiler = Vec::new();
+    until("it compiles", SOON, || {
+        compiler = compilers(host.pid());
+        !compiler.is_empty()
+    });
+    let began = Instant::now();
+    host.signal(nix::sys::signal::Signal::SIGTERM);
+    host.wait(Duration::from_secs(10)).expect(143).keeps_quiet_about("panicked");
+    println!("ended {:?} after it was told to", began.elapsed());
+    let is_left = |pid: &String| Path::new("/proc").join(pid).join("exe").exists();
+    until("no compiler is left", Duration::from_secs(2), || !compiler.iter().any(is_left));
+}
+
+/// Longer than any test waits, and more than any bomb takes.
+const PATIENT: &str = "[compile]\ntime_s = 600\nmemory_mib = 4096\n";
+
+#[test]
+fn l10_a_host_that_is_told_to_end_while_it_compiles_ends_at_once_and_leaves_no_compiler_behind() {
+    let (stage, _) = stage("compile_end", PATIENT);
+    let long = stage.file("long.wasm", bomb(140_000, 16));
+    let host = stage.start_falkirk(&["run"]);
+    stage.blue.sql("INSERT INTO item (id, note) VALUES (0, 'first')");
+    until("it streams", SOON, || stage.green.count("item") == 1);
+    let asked = stage.start_falkirk(&["swap", &long.to_string_lossy()]);
+    ends_at_once(host);
+    asked.wait(SOON).expect(1);
+    stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
+    stage.falkirk(&["clean"]).expect(0);
+}
+
+#[test]
+fn l10_a_host_that_is_told_to_end_while_it_compiles_at_its_start_ends_at_once_and_leaves_no_compiler_behind() {
+    let (stage, first) = stage("compile_start", PATIENT);
+    let long = stage.file("long.wasm", bomb(140_000, 16));
+    let config = fs::read_to_string(stage.folder().join("falkirk.toml")).expect("it is there");
+    let named = |path: &Path| format!("{:?}", path.to_string_lossy());
+    assert!(config.contains(&named(&first)));
+    stage.file("falkirk.toml", config.replace(&named(&first), &named(&long)));
+    ends_at_once(stage.start_falkirk(&["run"]));
+    stage.file("falkirk.toml", config);
+    stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
     stage.falkirk(&["clean"]).expect(0);
 }
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::change::Datum;
+use crate::change::{Datum, Event};
 use crate::delta::decide::key_of;
 use crate::delta::{Key, Set, SetKind};
 use crate::marker::row_digest;
@@ -116,7 +116,9 @@ impl Shadow {
         };
         let (old, new) = (left_by(&self.old_plan, &old), left_by(&self.new_plan, &new));
         let mut trial = self.shared.lock();
-        trial.changes += changes.len() as u64;
+        // What the other link denies is no change of the source's: no revision computes it (L8).
+        let denied = |placed: &&Placed| matches!(placed.change.event, Event::Denied { .. });
+        trial.changes += (changes.len() - changes.iter().filter(denied).count()) as u64;
         for place in old.keys().chain(new.keys().filter(|place| !old.contains_key(*place))) {
             trial.rows += 1;
             if let Some(difference) = differ(place, old.get(place), new.get(place)) {
@@ -204,5 +206,50 @@ fn bytes(datum: &Datum) -> Option<Vec<u8>> {
     match datum {
         Datum::Text(text) => Some(text.to_vec()),
         Datum::Null | Datum::Unset => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::{Change, Image, Relation, RelationColumn};
+    use crate::lsn::Lsn;
+    use crate::stream::keyed::tests::copied;
+
+    fn relation(table: &str) -> Arc<Relation> {
+        let column =
+            |name: &str| RelationColumn { name: name.into(), type_oid: 25, type_modifier: -1, in_identity: true };
+        let columns = vec![column("id"), column("note")];
+        Arc::new(Relation { oid: 1, name: TableName::new("public", table), identity: b'f', columns })
+    }
+
+    fn placed(relation: &Arc<Relation>, event: Event) -> Placed {
+        Placed { change: Change { relation: relation.clone(), event }, at: Lsn(1), knew: Lsn::ZERO, echo: false }
+    }
+
+    #[tokio::test]
+    async fn l8_a_trial_passes_over_what_the_other_link_denies_and_compares_the_rest_of_the_batch() {
+        let (plan, table, denied) = (Arc::new(copied()), relation("item"), relation("item"));
+        let mut relations = Relations::new(&plan);
+        relations.describe(&plan, &table).unwrap();
+        let lifting = || Lifting::new(plan.clone(), None);
+        let mut shadow = Shadow {
+            old: lifting(),
+            old_plan: plan.clone(),
+            new: lifting(),
+            new_plan: plan.clone(),
+            shared: Shared::default(),
+        };
+        let row = |id: &str| Event::Insert(Image::from_datums(&[Datum::text(id), Datum::text("note")]));
+        let batch = [
+            placed(&table, row("1")),
+            placed(&denied, Event::Denied { key: [Datum::text("2")].into(), details: false }),
+            placed(&table, row("3")),
+        ];
+        assert!(shadow.compare(&batch, &relations).await, "the trial goes on");
+        let trial = shadow.shared.look();
+        // The row that was denied is neither counted nor compared: no revision computes it.
+        assert_eq!((trial.changes, trial.rows, trial.differing), (2, 2, 0));
+        assert!(trial.failed.is_none() && !trial.over);
     }
 }

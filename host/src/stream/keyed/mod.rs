@@ -11,7 +11,7 @@
 
 pub mod rows;
 #[cfg(test)]
-mod tests;
+pub(in crate::stream) mod tests;
 pub mod transaction;
 pub mod world;
 

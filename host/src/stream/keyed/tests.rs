@@ -101,6 +101,22 @@ fn plan() -> Plan {
     bind(&given).unwrap()
 }
 
+/// A table that is copied as it is.
+pub(in crate::stream) fn copied() -> Plan {
+    let item = table("item", &["id", "note"], &[0]);
+    let catalog = Catalog { tables: BTreeMap::from([(item.name.clone(), item)]) };
+    let given = Binding {
+        rules: &[],
+        artifact: "test",
+        source: &catalog,
+        target: &catalog,
+        include: &[],
+        exclude: &[],
+        manifest: None,
+    };
+    bind(&given).unwrap()
+}
+
 type Row = Vec<Option<String>>;
 /// A table, and one of its rows before and after.
 type Change = (&'static str, Option<Row>, Option<Row>);
