@@ -104,12 +104,16 @@ pub(super) fn ask_update(output: &Output, changed: &Changed<'_>) -> Ask {
         return Ask { before: false, after: true };
     }
     if output.many {
-        let any = groups || changed.copied(output);
+        // L3: with `when`, also what decides whether there is a list at all.
+        let any = groups || routed || changed.copied(output);
         return Ask { before: any, after: any };
     }
     let moved = changed.moved(output);
     let guest_knows_more = output.when.is_some() || key_is_computed(output);
     let before = routed || (key_is_computed(output) && changed.key(output)) || (moved && guest_knows_more);
     let asserted = changed.asserted(output);
-    Ask { before, after: before || groups || moved || asserted || (changed.copied(output) && guest_knows_more) }
+    // L3: under another key it is another row, which needs all of its columns.
+    let replaced = !output.follows_source && changed.key(output);
+    let known = changed.copied(output) && guest_knows_more;
+    Ask { before, after: before || groups || moved || asserted || replaced || known }
 }
