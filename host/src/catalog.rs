@@ -14,6 +14,22 @@ pub struct Catalog {
     pub tables: BTreeMap<TableName, Table>,
 }
 
+impl Catalog {
+    /// The SQL after which updates and deletes of a table send the whole old row, with its cost. A partitioned table
+    /// hands its identity to no partition: each leaf has its own.
+    pub fn full_identity(&self, table: &TableName) -> String {
+        let is_leaf = |other: &&Table| other.root.as_ref() == Some(table) && other.kind == TableKind::Ordinary;
+        let leaves: Vec<&TableName> = self.tables.values().filter(is_leaf).map(|leaf| &leaf.name).collect();
+        let tables = if leaves.is_empty() { vec![table] } else { leaves };
+        let alter = |table: &TableName| format!(" ALTER TABLE {} REPLICA IDENTITY FULL;", table.sql());
+        let all: String = tables.into_iter().map(alter).collect();
+        format!(
+            "SET lock_timeout = '2s';{all} (a short exclusive lock, and from then on updates and deletes write the old \
+             row to the log as well, about the size of a row more each)"
+        )
+    }
+}
+
 /// The kind of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TableKind {

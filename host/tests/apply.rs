@@ -1,7 +1,5 @@
 //! The apply stage and the copy's reading half against a PostgreSQL server of their own.
 
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,102 +11,61 @@ use falkirk::apply::encode::{self, Typed, Wire};
 use falkirk::apply::writer::{Batch, Closing, Writer};
 use falkirk::apply::{LinkIdentity, schema};
 use falkirk::change::Datum;
+use falkirk::cluster::{Cluster, Options};
 use falkirk::delta::{Set, SetKind};
 use falkirk::lsn::Lsn;
 use falkirk::marker::{Link, parse_marker};
 use falkirk::names::TableName;
+use falkirk::pg::pins::PINS;
 use falkirk::plan::{Case, Columns, Plan, Target, TargetColumn};
 use falkirk::problem::{Action, Outcome};
 use falkirk::source::copy_out::{self, CopyOut, KeyColumn};
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
-const BIN: &str = "/usr/lib/postgresql/15/bin";
-
-/// One server for all tests of this file; each test has a database of its own.
+/// One server for all tests of this file; each test has a database of its own. It goes with the process: nothing drops a
+/// static, its watcher takes care of that.
 struct Server {
-    folder: PathBuf,
-    port: u16,
-}
-
-fn as_postgres(program: &str) -> Command {
-    // PostgreSQL refuses root.
-    let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
-    if root {
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", program]);
-        return command;
-    }
-    Command::new(program)
+    cluster: Cluster,
 }
 
 impl Server {
     fn start() -> Server {
-        let folder = std::env::temp_dir().join(format!("falkirk-apply-{}", std::process::id()));
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let data = folder.to_str().unwrap().to_owned();
-        let run = |command: &mut Command| {
-            let done = command.current_dir("/").stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
-            assert!(done.success(), "{command:?}");
-        };
-        run(as_postgres(&format!("{BIN}/initdb")).args([
-            "-D",
-            &data,
-            "-A",
-            "trust",
-            "-U",
-            "falkirk",
-            "-E",
-            "UTF8",
-            "--locale=C",
-        ]));
-        let options = format!(
-            "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c wal_level=logical \
-             -c max_replication_slots=20 -c max_connections=100 -c shared_buffers=256MB -c max_wal_size=4GB"
-        );
-        run(as_postgres(&format!("{BIN}/pg_ctl")).args([
-            "-D",
-            &data,
-            "-w",
-            "-o",
-            &options,
-            "-l",
-            &format!("{data}/log"),
-            "start",
-        ]));
-        Server { folder, port }
+        Server { cluster: Cluster::start(&Options::default()).expect("a private server starts") }
     }
 
-    async fn connect(&self, user: &str, database: &str) -> Client {
-        let pins =
-            "-c datestyle=ISO -c intervalstyle=iso_8601 -c timezone=UTC -c extra_float_digits=3 -c bytea_output=hex";
-        let url = format!("host=127.0.0.1 port={} user={user} dbname={database} options='{pins}'", self.port);
-        let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
-        tokio::spawn(async move { drop(connection.await) });
-        client
+    /// A session of an administrator, who finds tables without naming their schema. What a value looks like is pinned as
+    /// the host pins it.
+    async fn connect(&self, database: &str) -> Client {
+        session(&self.cluster.superuser_url(database), &[("search_path", "public")]).await
     }
+
+    /// A session of a test's own role.
+    async fn connect_as(&self, user: &str, database: &str) -> Client {
+        session(&self.cluster.url(user, PASSWORD, database), &[]).await
+    }
+}
+
+const PASSWORD: &str = "test only";
+
+/// A connection with the pins of the host, but for those given here.
+async fn session(url: &str, instead: &[(&str, &str)]) -> Client {
+    let value = |name: &str, pinned: &'static str| -> String {
+        instead.iter().find(|(other, _)| *other == name).map_or(pinned, |(_, value)| *value).replace(' ', "\\ ")
+    };
+    let pins = PINS.iter().filter(|(name, _)| *name != "client_encoding");
+    let options: Vec<String> = pins.map(|(name, pinned)| format!("-c {name}={}", value(name, pinned))).collect();
+    let mut config: tokio_postgres::Config = url.parse().unwrap();
+    let (client, connection) = config.options(options.join(" ")).connect(NoTls).await.unwrap();
+    tokio::spawn(async move { drop(connection.await) });
+    client
 }
 
 static SERVER: OnceCell<Server> = OnceCell::const_new();
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
-/// A watcher that outlives the test process stops the server and removes its folder.
 async fn server() -> &'static Server {
-    SERVER
-        .get_or_init(|| async {
-            let server = Server::start();
-            let script = format!(
-                "while test -d /proc/{}; do sleep 0.3; done; {BIN}/pg_ctl -D {1} -m immediate stop; rm -rf {1}",
-                std::process::id(),
-                server.folder.display()
-            );
-            let mut watcher = as_postgres("sh");
-            watcher.args(["-c", &script]).current_dir("/");
-            watcher.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            drop(watcher.spawn().unwrap());
-            server
-        })
-        .await
+    SERVER.get_or_init(|| async { tokio::task::spawn_blocking(Server::start).await.unwrap() }).await
 }
 
 struct Basin {
@@ -132,8 +89,8 @@ fn source() -> SourceIdentity {
 async fn basin(ddl: &str) -> Basin {
     let server = server().await;
     let database = format!("d{}", DATABASES.fetch_add(1, Ordering::Relaxed));
-    server.connect("falkirk", "postgres").await.batch_execute(&format!("CREATE DATABASE {database}")).await.unwrap();
-    let client = server.connect("falkirk", &database).await;
+    server.connect("postgres").await.batch_execute(&format!("CREATE DATABASE {database}")).await.unwrap();
+    let client = server.connect(&database).await;
     client.batch_execute(ddl).await.unwrap();
     schema::ensure(&client).await.unwrap();
     let migration_id = schema::migration_id(&client, "shop").await.unwrap();
@@ -146,7 +103,7 @@ async fn basin(ddl: &str) -> Basin {
 
 impl Basin {
     async fn another(&self) -> Client {
-        server().await.connect("falkirk", &self.database).await
+        server().await.connect(&self.database).await
     }
 
     /// A target as the catalog shows it.
@@ -181,7 +138,7 @@ impl Basin {
             cascades: false,
             acts: false,
             shared: false,
-            identity_always: rows.iter().any(|row| row.get(5)),
+            identity_always: (0..rows.len() as u16).filter(|at| rows[usize::from(*at)].get(5)).collect(),
             internal: false,
         }
     }
@@ -496,8 +453,8 @@ async fn l3_values_without_an_exact_image_are_left_to_the_server() {
     apply(&basin, &plan, vec![whole(200, vec![insert(0, &columns, rows)])]).await.unwrap();
     assert_eq!(
         basin.text("SELECT * FROM t ORDER BY id").await,
-        "(1,\"2026-11-23 08:00:00+00\",abc,ok,\"{1,NULL}\",\"ab  \",P1D,abc,1000) \
-         (2,\"0044-03-15 00:00:00+00 BC\",,sad,\"[2:3]={1,2}\",abcd,P1D,ab,NaN)"
+        "(1,\"2026-11-23 08:00:00+00\",abc,ok,\"{1,NULL}\",\"ab  \",\"1 day\",abc,1000) \
+         (2,\"0044-03-15 00:00:00+00 BC\",,sad,\"[2:3]={1,2}\",abcd,\"1 day\",ab,NaN)"
     );
     // A cast with a modifier would cut these short without a word; a domain's modifier is one too.
     for (column, text) in [(2, "abcd"), (7, "abcd"), (5, "abcde")] {
@@ -568,13 +525,15 @@ async fn l7_the_marker_is_the_first_thing_in_each_transaction_that_holds_rows() 
 #[tokio::test]
 async fn two_hosts_make_the_schema_at_once_and_application_roles_cannot_read_it() {
     let server = server().await;
-    let admin = server.connect("falkirk", "postgres").await;
-    admin.batch_execute("CREATE ROLE mover LOGIN; CREATE ROLE app LOGIN; CREATE ROLE poor LOGIN").await.unwrap();
+    let admin = server.connect("postgres").await;
+    for role in ["mover", "app", "poor"] {
+        admin.batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'")).await.unwrap();
+    }
     admin.batch_execute("CREATE DATABASE plain").await.unwrap();
-    let poor = server.connect("poor", "plain").await;
+    let poor = server.connect_as("poor", "plain").await;
     assert_eq!(schema::ensure(&poor).await.unwrap_err().code(), "TARGET_RIGHTS");
     admin.batch_execute("GRANT CREATE ON DATABASE plain TO mover").await.unwrap();
-    let (one, two) = (server.connect("mover", "plain").await, server.connect("mover", "plain").await);
+    let (one, two) = (server.connect_as("mover", "plain").await, server.connect_as("mover", "plain").await);
     let (first, second) = tokio::join!(schema::ensure(&one), schema::ensure(&two));
     first.unwrap();
     second.unwrap();
@@ -585,7 +544,7 @@ async fn two_hosts_make_the_schema_at_once_and_application_roles_cannot_read_it(
     schema::adopt_migration_id(&two, "other", id).await.unwrap();
     let stale = schema::adopt_migration_id(&two, "shop", falkirk::marker::MigrationId([0; 16])).await;
     assert_eq!(stale.unwrap_err().code(), "MIGRATION_ID");
-    let app = server.connect("app", "plain").await;
+    let app = server.connect_as("app", "plain").await;
     assert!(app.query("SELECT id FROM falkirk.migration", &[]).await.is_err());
     one.batch_execute("UPDATE falkirk.version SET version = 1000").await.unwrap();
     assert_eq!(schema::ensure(&one).await.unwrap_err().code(), "SCHEMA_NEWER");

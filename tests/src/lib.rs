@@ -18,7 +18,7 @@ pub use component::{
     cart_component, cart_schemas, component_with_manifest, faulty_shop_component, operators_component, rules_component,
     rules_schemas, shop_2_3_component, shop_component, shop_schemas, shop_v3_schema, swap_component,
 };
-pub use open::Open;
+pub use open::{Open, lose_a_deadlock};
 pub use recipe::run_recipe;
 pub use side::Side;
 pub use wait::{free_port, until};
@@ -203,7 +203,12 @@ impl Stage {
 
     /// Starts `falkirk` in the test's folder and leaves it running.
     pub fn start_falkirk(&self, arguments: &[&str]) -> Running {
-        Running::start(self.folder(), arguments)
+        Running::start(self.folder(), arguments, None)
+    }
+
+    /// Like [`Stage::start_falkirk`], with another folder for temporary files.
+    pub fn start_falkirk_in(&self, temporary: &Path, arguments: &[&str]) -> Running {
+        Running::start(self.folder(), arguments, Some(temporary))
     }
 
     /// Both sides give the same rows for these two queries, whatever their order.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use falkirk_tests::{SOON, Stage, rules_component, rules_schemas, until, way};
+use falkirk_tests::{Open, SOON, Stage, rules_component, rules_schemas, until, way};
 
 fn rules(name: &str, rows: &str) -> Stage {
     let stage = Stage::one_way(name).toward(way!());
@@ -183,6 +183,47 @@ fn counter_example_16_parents_are_copied_before_their_children_by_several_worker
 }
 
 #[test]
+fn counter_example_16_a_copy_that_goes_on_finds_the_parents_that_were_born_since_its_first_snapshot() {
+    let schema = "
+        CREATE TABLE z_parent (id int PRIMARY KEY, pad text);
+        CREATE TABLE a_child (id int PRIMARY KEY, parent int NOT NULL REFERENCES z_parent, pad text);";
+    let rows = "
+        INSERT INTO z_parent SELECT n, repeat('p', 500) FROM generate_series(1, 6000) n;
+        INSERT INTO a_child SELECT n, 6001 - n, repeat('c', 500) FROM generate_series(1, 6000) n; ANALYZE";
+    let stage = plain("ce_16_resume", schema, rows);
+    stage.config("forward", "transforms = []\n[copy]\nworkers = 2\nchunk_mib = 1");
+    // Nobody may write children, so the parents are finished at the first snapshot and the children are not begun.
+    let lock = Open::transaction(&stage.green.application_url(), "LOCK TABLE a_child IN SHARE MODE");
+    let host = stage.start_falkirk(&["run"]);
+    let chunks = "SELECT t::text FROM falkirk.chunk t WHERE finished_at IS NOT NULL";
+    let exists = || stage.green.admin("SELECT to_regclass('falkirk.chunk') IS NOT NULL").concat() == ["t"];
+    until("the parents are copied", SOON, || exists() && stage.green.count("z_parent") == 6000);
+    let waits = "(SELECT FROM pg_locks WHERE NOT granted AND relation = 'a_child'::regclass)";
+    until("the children wait", SOON, || stage.green.count(waits) > 0);
+    let finished = stage.green.admin(chunks);
+    host.kill_9();
+    lock.commit();
+    assert_eq!(stage.green.count("a_child"), 0);
+    // What the next snapshot holds of the children needs parents that no chunk will bring any more.
+    stage.blue.sql(
+        "INSERT INTO z_parent VALUES (9001, 'born'), (9002, 'born'); INSERT INTO a_child VALUES (9001, 9001, 'new');
+         UPDATE a_child SET parent = 9002 WHERE id = 10;
+         BEGIN; UPDATE a_child SET parent = 9002 WHERE parent = 7; DELETE FROM z_parent WHERE id = 7; COMMIT",
+    );
+    follow(&stage);
+    let now = stage.green.admin(chunks);
+    assert!(
+        !finished.is_empty() && finished.iter().all(|chunk| now.contains(chunk)),
+        "a finished chunk was copied again"
+    );
+    for table in ["z_parent", "a_child"] {
+        let query = format!("SELECT * FROM {table}");
+        stage.assert_same(&query, &query);
+    }
+    stage.falkirk(&["clean"]).expect(0);
+}
+
+#[test]
 fn counter_example_16_foreign_keys_in_a_circle_are_refused_with_the_sql_that_opens_it() {
     let schema = "
         CREATE TABLE hen (id int PRIMARY KEY, egg int); CREATE TABLE egg (id int PRIMARY KEY, hen int REFERENCES hen);
@@ -333,11 +374,27 @@ fn counter_example_25a_check_prints_the_sql_for_old_rows_and_clean_says_how_to_u
     assert_eq!(problem["code"], "NEEDS_FULL_IDENTITY", "{}", check.out);
     assert_eq!(problem["table"], "public.code");
     let sql = problem["next_step"].as_str().unwrap();
-    assert!(sql.contains("lock_timeout"), "{sql}");
+    for part in [
+        "SET lock_timeout = '2s';",
+        "\"public\".\"code\" REPLICA IDENTITY FULL;",
+        "a short exclusive lock",
+        "row more each",
+    ] {
+        assert!(sql.contains(part), "no `{part}`: the SQL, its lock and its cost\n{sql}");
+    }
+    stage.falkirk(&["run"]).expect(1).says("NEEDS_FULL_IDENTITY").says(sql);
+    // Falkirk itself has changed nothing, and what it printed is all that was wanted.
+    let identity = || stage.blue.value("SELECT relreplident::text FROM pg_class WHERE oid = 'code'::regclass");
+    assert_eq!(identity(), "d");
     run_printed(&stage, sql, "blue");
-    stage.falkirk(&["check"]).expect(0);
-    // A rule that works without old rows: said, not refused.
-    stage.blue.sql("ALTER TABLE tag REPLICA IDENTITY FULL");
+    assert_eq!(identity(), "f");
+    stage.falkirk(&["check"]).expect(0).keeps_quiet_about("REPLICA IDENTITY FULL");
+    // A rule that works without old rows: said with the same words, not refused.
+    stage.blue.sql("ALTER TABLE member ALTER note SET STORAGE PLAIN, REPLICA IDENTITY DEFAULT");
+    let warned = stage.falkirk(&["check"]).expect(0).says("public.member: without REPLICA IDENTITY FULL");
+    warned.says("ALTER TABLE \"public\".\"member\" REPLICA IDENTITY FULL; (a short exclusive lock");
+    follow(&stage);
+    assert_eq!(identity(), "f");
     stage.falkirk(&["clean"]).expect(0).says("ALTER TABLE \"public\".\"code\" REPLICA IDENTITY DEFAULT");
 }
 

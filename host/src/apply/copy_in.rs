@@ -136,7 +136,7 @@ impl OpenChunk<'_> {
         let mut statements = Statements::default();
         for set in others.iter().flatten().filter(|set| set.kind == kind) {
             let table = &self.plan.targets[set.target].name;
-            let refused = |error| fault::written(&error, true).table(table);
+            let refused = |error| fault::written(&error, true, None).table(table);
             for range in bound::ranges(set, false) {
                 let bound = bound::rows(self.client, &mut statements, self.plan, set, range).await.map_err(refused)?;
                 let count = self.client.execute_raw(&bound.statement, bound.parameters).await.map_err(refused)?;
@@ -211,14 +211,16 @@ impl OpenChunk<'_> {
         let table = &self.plan.targets[target];
         let names = quote_names(columns.iter().map(|column| table.columns[*column as usize].name.as_str()));
         let sql = format!("COPY {} ({names}) FROM STDIN", table.name.sql());
-        let sink = self.client.copy_in(&sql).await.map_err(|error| fault::written(&error, true).table(&table.name))?;
+        let sink =
+            self.client.copy_in(&sql).await.map_err(|error| fault::written(&error, true, None).table(&table.name))?;
         Ok(Box::pin(sink))
     }
 
     async fn end_stream(&mut self) -> Outcome<()> {
         if let Some((target, mut stream)) = self.stream.take() {
             let table = &self.plan.targets[target].name;
-            self.rows += stream.as_mut().finish().await.map_err(|error| fault::written(&error, true).table(table))?;
+            self.rows +=
+                stream.as_mut().finish().await.map_err(|error| fault::written(&error, true, None).table(table))?;
         }
         Ok(())
     }
@@ -250,7 +252,7 @@ impl OpenChunk<'_> {
             )
             .table(&self.chunk.table));
         }
-        self.client.batch_execute("COMMIT").await.map_err(|error| fault::written(&error, true))
+        self.client.batch_execute("COMMIT").await.map_err(|error| fault::written(&error, true, None))
     }
 }
 

@@ -7,6 +7,7 @@ use tokio_postgres::Error;
 use tokio_postgres::error::DbError;
 
 use crate::names::TableName;
+use crate::plan::Target;
 use crate::problem::{Action, Blame, Problem};
 
 /// The SQLSTATE of an error that the server sent.
@@ -28,10 +29,20 @@ fn passing(state: &str) -> bool {
 ///
 /// `strict`: every change has its own statement, so that the error belongs to this one; otherwise a fault of the data
 /// asks for strict application, which finds the change.
-pub fn written(error: &Error, strict: bool) -> Problem {
-    let Some(db) = error.as_db_error() else {
-        return lost(error);
+///
+/// `target`: the table that the statement was about, if it was about one.
+pub fn written(error: &Error, strict: bool, target: Option<&Target>) -> Problem {
+    let problem = match error.as_db_error() {
+        Some(db) => refused_row(db, strict, target),
+        None => lost(error),
     };
+    match target {
+        Some(target) => problem.table(&target.name),
+        None => problem,
+    }
+}
+
+fn refused_row(db: &DbError, strict: bool, target: Option<&Target>) -> Problem {
     let state = db.code().code();
     if passing(state) {
         return busy(state);
@@ -47,9 +58,18 @@ pub fn written(error: &Error, strict: bool) -> Problem {
         Some(name) => format!("the target refuses a row: {meaning}, constraint {name} (sqlstate {state})"),
         None => format!("the target refuses a row: {meaning} (sqlstate {state})"),
     };
-    let action = if strict || state.starts_with("42") { Action::Stop } else { Action::Strictly };
-    named(Problem::stop(Blame::Target, code, what).with_action(action), db)
-        .remedy("let the target take the row, or ship a transform that computes another one, and start again: the link goes on at this change")
+    // A schema that is not the plan's is so for every change. That a column takes no update concerns those that change it.
+    let of_all = state.starts_with("42") && code != "GENERATED_COLUMN";
+    let action = if strict || of_all { Action::Stop } else { Action::Strictly };
+    let mut problem = named(Problem::stop(Blame::Target, code, what).with_action(action), db);
+    // Pitfall 25: the server's own words name neither the column nor the way out.
+    if let Some(target) = target.filter(|target| code == "GENERATED_COLUMN" && !target.identity_always.is_empty()) {
+        problem = problem.remedy(format!(
+            "{} and start again: the link goes on at this change",
+            target.by_default_sql(&target.identity_always)
+        ));
+    }
+    problem.remedy("let the target take the row, or ship a transform that computes another one, and start again: the link goes on at this change")
 }
 
 /// The problem for an error outside the writing of rows: nothing was written.
@@ -112,4 +132,57 @@ fn named(mut problem: Problem, db: &DbError) -> Problem {
         problem = problem.column(column);
     }
     problem
+}
+
+#[cfg(test)]
+mod tests {
+    use super::passing;
+
+    /// Rows 59 and 60: what the next life may find gone, and what it would only meet again.
+    #[test]
+    fn row_59_row_60_states_that_pass_are_tried_again_and_those_of_a_row_are_not() {
+        let passes = [
+            ("40001", "a serialization failure"),
+            ("40P01", "a deadlock"),
+            ("40003", "nobody knows whether the statement was completed"),
+            ("55P03", "a lock that could not be had in time"),
+            ("55006", "an object in use"),
+            ("25006", "a transaction that may only read: a standby"),
+            ("25P02", "a transaction that has failed already"),
+            ("25P03", "a session that was idle in its transaction for too long"),
+            ("53100", "a full disk"),
+            ("53200", "no memory"),
+            ("53300", "too many connections"),
+            ("57014", "a statement that was cancelled"),
+            ("57P01", "a server that shuts down"),
+            ("57P02", "a server that crashed"),
+            ("57P03", "a server that starts"),
+            ("58030", "an error of the disk"),
+            ("08006", "a connection that broke"),
+        ];
+        for (state, what) in passes {
+            assert!(passing(state), "{state}: {what}");
+        }
+        let stays = [
+            ("08P01", "a message that the server cannot read"),
+            ("22001", "a value that is too long"),
+            ("22P02", "a value that its type does not read"),
+            ("23502", "a NULL"),
+            ("23503", "a parent that is missing"),
+            ("23505", "a unique value that is taken"),
+            ("23514", "a check"),
+            ("25001", "a statement that no transaction may hold"),
+            ("40002", "a constraint at the end of the transaction"),
+            ("42501", "a right that is missing"),
+            ("42P01", "a table that is missing"),
+            ("428C9", "a column that the database fills"),
+            ("54000", "a limit of the server"),
+            ("55000", "an object in the wrong state"),
+            ("P0001", "a trigger that raises an error"),
+            ("XX000", "a fault of the server itself"),
+        ];
+        for (state, what) in stays {
+            assert!(!passing(state), "{state}: {what}");
+        }
+    }
 }

@@ -77,7 +77,7 @@ pub fn sql(target: &Target, kind: SetKind, columns: &[u16], parameters: &[Parame
         SetKind::Insert | SetKind::Ensure => {
             let into = list(columns.iter().map(|column| name(*column)).collect(), ", ");
             let values = list((0..columns.len()).map(|at| value(target, parameters, at)).collect(), ", ");
-            let overriding = if target.identity_always { " OVERRIDING SYSTEM VALUE" } else { "" };
+            let overriding = if !target.identity_always.is_empty() { " OVERRIDING SYSTEM VALUE" } else { "" };
             let key = list(target.key.iter().map(|column| name(*column)).collect(), ", ");
             let unless =
                 if kind == SetKind::Ensure { format!(" ON CONFLICT ({key}) DO NOTHING") } else { String::new() };

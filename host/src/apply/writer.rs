@@ -298,7 +298,7 @@ impl<'c> Writer<'c> {
             Ok(bound) => Ok(bound),
             Err(error) => {
                 self.check_all().await?;
-                Err(fault::written(&error, self.strict).table(&self.plan.targets[set.target].name))
+                Err(fault::written(&error, self.strict, Some(&self.plan.targets[set.target])))
             }
         }
     }
@@ -427,17 +427,17 @@ impl<'c> Writer<'c> {
     }
 
     async fn check(&mut self, expected: Expected, result: Result<u64, Error>) -> Outcome<()> {
-        let name = |target: usize| &self.plan.targets[target].name;
+        let at = |target: usize| &self.plan.targets[target];
         let count = match (result, expected) {
             (Ok(count), _) => count,
             (Err(error), Expected::Rows(target, ..)) => {
-                return Err(self.with_key(fault::written(&error, self.strict).table(name(target)), target));
+                return Err(self.with_key(fault::written(&error, self.strict, Some(at(target))), target));
             }
             // A constraint that is checked at the end: the position is that of the transaction that ends.
             (Err(error), Expected::Durable(position) | Expected::Committed(position)) => {
-                return Err(fault::written(&error, self.strict).position(position));
+                return Err(fault::written(&error, self.strict, None).position(position));
             }
-            (Err(error), _) => return Err(fault::written(&error, self.strict)),
+            (Err(error), _) => return Err(fault::written(&error, self.strict, None)),
         };
         match expected {
             Expected::Checkpoint if count != 1 => {
@@ -455,7 +455,7 @@ impl<'c> Writer<'c> {
                     false => Problem::strictly(Blame::Target, "ROWCOUNT", what),
                     true => Problem::stop(Blame::Target, "ROWCOUNT", what),
                 };
-                let problem = problem.table(name(target)).remedy(
+                let problem = problem.table(&at(target).name).remedy(
                     "a row of the target is not what the link left there: find the second writer (or a trigger), \
                      then compare with `falkirk verify`",
                 );

@@ -1,8 +1,9 @@
 //! What the tables must allow: rights, no hidden rows, no triggers that would act twice, an empty target before the copy.
 
-use crate::catalog::{Catalog, ReplicaIdentity, Table};
+use crate::catalog::{Catalog, Identity, ReplicaIdentity, Table};
+use crate::manifest::Write;
 use crate::names::{TableName, quote_name};
-use crate::plan::Plan;
+use crate::plan::{Filling, Plan};
 use crate::problem::{Blame, Problem};
 
 use super::{Findings, Given};
@@ -22,7 +23,8 @@ pub(super) fn check(given: &Given<'_>, plan: &Plan, findings: &mut Findings) {
         cascades(table, plan, &mut problems, &mut findings.warnings);
     }
     deferrable_uniques(plan, &findings.source, &findings.target, &mut problems);
-    without_full_identity(plan, &mut findings.warnings);
+    without_full_identity(plan, &findings.source, &mut findings.warnings);
+    identities_that_take_no_update(plan, &findings.source, &mut findings.warnings);
     findings.problems.extend(problems);
 }
 
@@ -168,14 +170,46 @@ fn same_set(a: &[usize], b: &[usize]) -> bool {
     a.len() == b.len() && a.iter().all(|column| b.contains(column))
 }
 
-fn without_full_identity(plan: &Plan, warnings: &mut Vec<String>) {
+/// Pitfall 25: an identity column that is GENERATED ALWAYS takes rows but no update, so the link would stop at the first
+/// change of such a value. Where the source's own column is like that, its application cannot change the value either.
+fn identities_that_take_no_update(plan: &Plan, source: &Catalog, warnings: &mut Vec<String>) {
+    for bound in &plan.sources {
+        let fixed = |cell: usize| {
+            let column = bound.columns.get(cell).and_then(|column| {
+                source.tables.get(&bound.name)?.columns.iter().find(|other| other.name == column.name)
+            });
+            column.is_some_and(|column| column.identity == Identity::Always)
+        };
+        for output in bound.rule.outputs.iter().filter(|output| output.write != Write::Ensure) {
+            let target = &plan.targets[output.target];
+            let updated = |column: &u16| {
+                let filled = output.columns.iter().position(|other| other == column);
+                let by = filled.map(|at| output.filled_by[at]);
+                let moves_on = target.key.contains(column) && !output.follows_source;
+                by.is_some_and(|by| !moves_on && !matches!(by, Filling::Copied(cell) if fixed(cell)))
+            };
+            let columns: Vec<u16> = target.identity_always.iter().copied().filter(updated).collect();
+            for column in &columns {
+                let name = &target.columns[usize::from(*column)].name;
+                warnings.push(format!(
+                    "{}: column {name} is GENERATED ALWAYS AS IDENTITY and takes no update: the link would stop where \
+                     the source changes a value of it. To let it take one: {} (a short exclusive lock, no row is \
+                     rewritten, and SET GENERATED ALWAYS brings it back once nothing is streamed into it)",
+                    target.name,
+                    target.by_default_sql(&[*column])
+                ));
+            }
+        }
+    }
+}
+
+fn without_full_identity(plan: &Plan, catalog: &Catalog, warnings: &mut Vec<String>) {
     for source in plan.sources.iter().filter(|source| !source.full_identity && source.rule.guest_table.is_some()) {
         warnings.push(format!(
             "{}: without REPLICA IDENTITY FULL every update writes all columns of its outputs, also where the target's own release has corrected one (L6). \
-             To send old rows: SET lock_timeout = '2s'; ALTER TABLE {} REPLICA IDENTITY FULL; (a short exclusive lock; updates then write the old row to the log as well, \
-             about the size of a row more each)",
+             To send old rows: {}",
             source.name,
-            source.name.sql()
+            catalog.full_identity(&source.name)
         ));
     }
 }

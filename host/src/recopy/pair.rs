@@ -246,7 +246,7 @@ mod tests {
             cascades: false,
             acts: false,
             shared: false,
-            identity_always: false,
+            identity_always: [].into(),
             internal: false,
         }]
     }

@@ -173,7 +173,7 @@ mod tests {
             cascades: false,
             acts: false,
             shared: false,
-            identity_always: false,
+            identity_always: [].into(),
             internal: false,
         }
     }

@@ -119,7 +119,7 @@ fn target(name: &TableName, columns: &BTreeMap<String, Kind>) -> Target {
         cascades: false,
         acts: false,
         shared: false,
-        identity_always: false,
+        identity_always: [].into(),
         internal: true,
     }
 }

@@ -69,7 +69,7 @@ impl Writer<'_> {
             }
             Ok(Err(Against::Constraint)) => self.is_somebody_elses(set).await.map(|()| Attempt::Taken),
             Err(error) => {
-                let problem = fault::written(&error, true).table(&self.plan.targets[set.target].name);
+                let problem = fault::written(&error, true, Some(&self.plan.targets[set.target]));
                 let problem = self.with_key(problem, set.target);
                 Err(self.give_up(problem).await)
             }
@@ -190,7 +190,7 @@ impl Writer<'_> {
         match self.client.query_one(&select, &[]).await {
             Ok(row) => Ok(row.get(0)),
             Err(error) => {
-                let problem = fault::written(&error, true).table(&self.plan.targets[set.target].name);
+                let problem = fault::written(&error, true, Some(&self.plan.targets[set.target]));
                 Err(self.give_up(problem).await)
             }
         }
@@ -217,7 +217,7 @@ impl Writer<'_> {
             Ok(Some(row)) if row.get::<_, bool>(1) => Ok(None),
             Ok(Some(row)) => Ok(Some(row.get(0))),
             Err(error) => {
-                let problem = fault::written(&error, true).table(&target.name);
+                let problem = fault::written(&error, true, Some(target));
                 Err(self.give_up(problem).await)
             }
         }
@@ -237,7 +237,7 @@ impl Writer<'_> {
         match run.await {
             Ok(_) => Ok(()),
             Err(error) => {
-                let problem = fault::written(&error, true);
+                let problem = fault::written(&error, true, None);
                 Err(self.give_up(problem).await)
             }
         }

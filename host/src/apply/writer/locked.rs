@@ -98,7 +98,7 @@ impl<'c> Writer<'c> {
         match locked {
             Ok(found) => Ok(found),
             Err((target, error)) => {
-                let problem = fault::written(&error, self.strict).table(&self.plan.targets[target].name);
+                let problem = fault::written(&error, self.strict, Some(&self.plan.targets[target]));
                 Err(self.give_up(problem).await)
             }
         }
@@ -173,7 +173,7 @@ impl<'c> Writer<'c> {
             Err(error) => {
                 // In a transaction that has failed nothing can be prepared: what failed before says why.
                 self.check_all().await?;
-                return Err(fault::written(&error, self.strict));
+                return Err(fault::written(&error, self.strict, None));
             }
         };
         self.send(Expected::Nothing, statement, parameters);

@@ -70,7 +70,7 @@ impl Writer<'_> {
         match self.try_keep(lost, open).await {
             Ok(id) => Ok(id),
             Err(error) => {
-                let problem = fault::written(&error, self.strict).table(&self.plan.targets[lost.target].name);
+                let problem = fault::written(&error, self.strict, Some(&self.plan.targets[lost.target]));
                 Err(self.give_up(problem).await)
             }
         }

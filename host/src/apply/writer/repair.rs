@@ -76,7 +76,7 @@ impl<'c> Repairs<'c> {
             let statement = self.statements.get(self.client, statement::lock(target, &described)).await?;
             self.client.execute_raw(&statement, ready).await
         };
-        run.await.map(|_| ()).map_err(|error| fault::written(&error, true).table(&target.name))
+        run.await.map(|_| ()).map_err(|error| fault::written(&error, true, None).table(&target.name))
     }
 
     /// Signs and writes sets, each of which touches exactly the rows that it names, and commits.
@@ -92,7 +92,7 @@ impl<'c> Repairs<'c> {
         deferred.map_err(|error| fault::refused(&error))?;
         for set in &sets {
             let table = &plan.targets[set.target].name;
-            let refused = |error| fault::written(&error, true).table(table);
+            let refused = |error| fault::written(&error, true, None).table(table);
             for range in bound::ranges(set, false) {
                 let bound = bound::rows(self.client, &mut self.statements, plan, set, range).await.map_err(refused)?;
                 let count = self.client.execute_raw(&bound.statement, bound.parameters).await.map_err(refused)?;
@@ -109,7 +109,7 @@ impl<'c> Repairs<'c> {
             let sent = self.client.execute(&emit, &[&list.as_ref()]).await;
             sent.map_err(|error| fault::refused(&error))?;
         }
-        self.client.batch_execute("COMMIT").await.map_err(|error| fault::written(&error, true))
+        self.client.batch_execute("COMMIT").await.map_err(|error| fault::written(&error, true, None))
     }
 
     /// Leaves everything as it was, and lets the stream go on.

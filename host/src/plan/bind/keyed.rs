@@ -225,11 +225,11 @@ impl<'a> Binder<'a> {
         let related = self.is_related(&frame.table.name);
         let patches = frame.rule.outputs.iter().any(|output| output.write == Write::Patch);
         if frame.table.identity != ReplicaIdentity::Full && (frame.depends.is_any() || patches || related) {
-            let name = frame.table.name.sql();
+            let remedy = self.given.source.full_identity(&frame.table.name);
             self.problem(
                 Problem::refuse(Blame::Source, "NEEDS_FULL_IDENTITY", "key maps, related rows and patches need whole old rows, which the table's replica identity does not send")
                     .table(&frame.table.name)
-                    .remedy(format!("SET lock_timeout = '2s'; ALTER TABLE {name} REPLICA IDENTITY FULL;")),
+                    .remedy(remedy),
             );
         }
     }
@@ -288,7 +288,7 @@ pub(super) fn mirror_target() -> Target {
         cascades: false,
         acts: false,
         shared: false,
-        identity_always: false,
+        identity_always: [].into(),
         internal: true,
     }
 }

@@ -361,7 +361,7 @@ impl<'a> Binder<'a> {
                 format!("the rule needs old values that the table's replica identity does not send: {why}"),
             )
             .table(&table.name)
-            .remedy(format!("SET lock_timeout = '2s'; ALTER TABLE {} REPLICA IDENTITY FULL;", table.name.sql())),
+            .remedy(self.given.source.full_identity(&table.name)),
         );
     }
 
@@ -391,7 +391,9 @@ impl<'a> Binder<'a> {
             cascades: table.foreign_keys.iter().any(|foreign_key| foreign_key.on_delete == 'c'),
             acts: !table.triggers.is_empty() || self.is_cascaded_from(table),
             shared: false,
-            identity_always: table.columns.iter().any(|column| column.identity == Identity::Always),
+            identity_always: (0..table.columns.len() as u16)
+                .filter(|column| table.columns[usize::from(*column)].identity == Identity::Always)
+                .collect(),
             internal: false,
         });
         self.target_ids.insert(table.name.clone(), self.targets.len() - 1);
