@@ -177,17 +177,19 @@ impl<'s> Ledger<'s> {
     }
 
     /// Starts a reader of green that looks for halves of transactions (L4).
-    pub fn watch(&self) -> Load {
+    pub fn watch(&self) -> Watch {
         let stop = Arc::new(AtomicBool::new(false));
-        let torn = Arc::new(AtomicU64::new(0));
-        let (url, stopped, seen) = (self.stage.green.application_url(), stop.clone(), torn.clone());
+        let (torn, reads) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (url, stopped, seen, looks) =
+            (self.stage.green.application_url(), stop.clone(), torn.clone(), reads.clone());
         let query = || "SELECT coalesce(sum(amount), 0) FROM entry".to_owned();
         let thread = std::thread::spawn(move || {
             run_session(&url, &stopped, Duration::from_millis(50), query, |sum| {
                 seen.fetch_add(u64::from(sum != "0"), Ordering::Relaxed);
+                looks.fetch_add(1, Ordering::Relaxed);
             });
         });
-        Load::of(stop, torn, vec![thread])
+        Watch { load: Load::of(stop, torn, vec![thread]), reads }
     }
 
     /// Compares both sides. Nobody may write meanwhile.
@@ -301,6 +303,19 @@ impl Load {
 impl Drop for Load {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A reader of the target.
+pub struct Watch {
+    load: Load,
+    reads: Arc<AtomicU64>,
+}
+
+impl Watch {
+    /// Stops it. How often it saw half of a transaction, and how often it looked.
+    pub fn stop(self) -> (u64, u64) {
+        (self.load.stop(), self.reads.load(Ordering::Relaxed))
     }
 }
 

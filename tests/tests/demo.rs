@@ -1,12 +1,14 @@
 //! The demo: its shop, its load, and the whole story as a person starts it.
 
+use std::process::Command;
 use std::time::Duration;
 
 use falkirk::demo::load::{Load, Pace};
 use falkirk::demo::servers::{Servers, connect};
 use falkirk::pg::address::Address;
-use falkirk_tests::Stage;
+use falkirk_tests::{SOON, Stage, until};
 use nix::sys::signal::Signal;
+use tempfile::TempDir;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shop_is_filled_in_seconds_and_the_load_does_everything_that_users_do() {
@@ -41,10 +43,54 @@ async fn the_shop_is_filled_in_seconds_and_the_load_does_everything_that_users_d
     servers.remove().await;
 }
 
+/// A folder for the temporary files of one demo, in which the servers' account may make its own.
+struct Ground(TempDir);
+
+impl Ground {
+    fn new() -> Ground {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::Builder::new().prefix("demo-").tempdir().expect("a temporary folder can be made");
+        let all = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(folder.path(), all).expect("a folder has a mode");
+        Ground(folder)
+    }
+
+    /// The folders of private servers.
+    fn folders(&self) -> usize {
+        std::fs::read_dir(self.0.path()).expect("the folder is there").count()
+    }
+
+    /// Processes that were told of a place in the folder, as a server is of its data and a watcher of what it watches.
+    fn processes(&self) -> Vec<String> {
+        let place = self.0.path().to_str().expect("a path of plain letters").to_owned();
+        let all = std::fs::read_dir("/proc").expect("there are processes").flatten();
+        let lines = all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+        lines
+            .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+            .filter(|line| line.contains(&place))
+            .collect()
+    }
+
+    #[track_caller]
+    fn holds_two_servers(&self) {
+        let servers = || self.processes().iter().filter(|line| line.contains("postgres -D")).count();
+        until("two servers run there", SOON, || self.folders() == 2 && servers() == 2);
+    }
+
+    #[track_caller]
+    fn is_empty(&self) {
+        let left = (self.folders(), self.processes());
+        assert_eq!(left, (0, Vec::new()), "the demo has left something behind");
+    }
+}
+
 #[test]
-fn l8_the_whole_story_ends_with_no_difference_while_a_load_was_running() {
-    let stage = Stage::one_way("demo_whole");
-    let story = stage.falkirk(&["demo", "--json", "--stream", "3"]).expect(0);
+fn l8_the_whole_story_ends_with_no_difference_while_a_load_was_running_and_leaves_nothing() {
+    let (stage, ground) = (Stage::one_way("demo_whole"), Ground::new());
+    let demo = stage.start_falkirk_in(ground.0.path(), &["demo", "--json", "--stream", "3"]);
+    ground.holds_two_servers();
+    let story = demo.wait(Duration::from_secs(120)).expect(0);
+    ground.is_empty();
     let said = story.json();
     assert_eq!(said["ok"], true, "{said}");
     assert_eq!(said["rows_wrong"], 0, "{said}");
@@ -60,13 +106,50 @@ fn l8_the_whole_story_ends_with_no_difference_while_a_load_was_running() {
 }
 
 #[test]
-fn a_signal_ends_the_demo_at_any_time_and_says_so() {
+fn a_signal_ends_the_demo_at_any_time_says_so_and_leaves_nothing() {
     let stage = Stage::one_way("demo_signal");
     for after_ms in [300, 2_500, 6_000, 18_000] {
-        let demo = stage.start_falkirk(&["demo", "--stream", "3"]);
+        let ground = Ground::new();
+        let demo = stage.start_falkirk_in(ground.0.path(), &["demo", "--stream", "3"]);
         std::thread::sleep(Duration::from_millis(after_ms));
+        if after_ms >= 6_000 {
+            ground.holds_two_servers();
+        }
         demo.signal(Signal::SIGINT);
         let ended = demo.wait(Duration::from_secs(30)).expect(130);
         assert!(ended.out.is_empty(), "no figures of a story without its end\n{}", ended.out);
+        ground.is_empty();
     }
+}
+
+/// As a person would ask who has that address.
+#[tokio::main]
+async fn rows(url: &str, table: &str) -> u64 {
+    let session = connect(url).await.unwrap();
+    session.one(&format!("SELECT count(*) FROM public.{table}")).await.unwrap().number(0).unwrap()
+}
+
+#[test]
+fn a_demo_that_is_kept_can_be_used_by_what_it_prints_and_removed_by_what_it_prints() {
+    let (stage, ground) = (Stage::one_way("demo_kept"), Ground::new());
+    let demo = stage.start_falkirk_in(ground.0.path(), &["demo", "--keep", "--json", "--stream", "1"]);
+    let story = demo.wait(Duration::from_secs(120)).expect(0);
+    assert_eq!(story.json()["ok"], true, "figures alone on standard output: {}", story.out);
+    ground.holds_two_servers();
+    let printed: Vec<&str> = story.err.lines().map(str::trim).collect();
+    for (side, table) in [("# blue", "customer"), ("# green", "archived_orders")] {
+        let line = printed.iter().find(|line| line.starts_with("psql '") && line.ends_with(side));
+        let url = line.and_then(|line| line.split('\'').nth(1)).unwrap_or_else(|| panic!("no address\n{}", story.err));
+        let rows = rows(url, table);
+        assert!(rows > 1_000, "{side} has {rows} rows of {table}");
+    }
+    let command = printed.iter().find_map(|line| line.strip_prefix("falkirk run -c ")).expect("a configuration");
+    let path = command.split("  #").next().unwrap().to_owned();
+    stage.falkirk(&["status", "-c", &path]).expect(0);
+    let removals: Vec<&&str> = printed.iter().filter(|line| line.starts_with("kill -QUIT ")).collect();
+    assert_eq!(removals.len(), 2, "{}", story.err);
+    for removal in removals {
+        assert!(Command::new("/bin/sh").arg("-c").arg(removal).status().unwrap().success(), "{removal}");
+    }
+    ground.is_empty();
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use falkirk_tests::ledger::{CONFIG, Dice, Ledger, Size};
-use falkirk_tests::{Running, SOON, Stage, until, way};
+use falkirk_tests::{Open, Running, SOON, Stage, until, way};
 
 /// The long tier.
 fn long() -> bool {
@@ -55,13 +55,18 @@ fn l1_l2_kills_of_the_host_and_crashes_of_either_server_lose_and_double_nothing(
     let load = ledger.write(3, Duration::from_millis(2), &mut dice);
     let watch = ledger.watch();
     let mut host = stage.start_falkirk(&["run"]);
-    let mut slot_went_back = 0;
+    let (mut slot_went_back, mut kills, mut kills_while_streaming) = (0, 0, 0);
+    let mut started_at = reached(&stage);
     for fault in faults(&mut dice) {
         dice.pause_up_to(Duration::from_millis(900));
         assert!(host.is_running(), "the host has ended by itself\n{}", host.err());
         match fault {
             Fault::KillHost => {
-                host.kill_9();
+                let killed = host.kill_9();
+                let reached = reached(&stage);
+                let streamed = reached != started_at && killed.err.contains("streaming");
+                (kills, kills_while_streaming) = (kills + 1, kills_while_streaming + u32::from(streamed));
+                started_at = reached;
                 host = stage.start_falkirk(&["run"]);
             }
             crashed => slot_went_back += u32::from(crash(&stage, crashed)),
@@ -70,11 +75,22 @@ fn l1_l2_kills_of_the_host_and_crashes_of_either_server_lose_and_double_nothing(
     let transactions = load.stop();
     host.terminate().expect(143);
     stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
-    let torn = watch.stop();
+    let (torn, reads) = watch.stop();
     let audit = ledger.audit();
-    println!("{transactions} transactions, the slot went back {slot_went_back} times, torn reads {torn}; {audit}");
+    println!(
+        "{transactions} transactions, {kills} kills, {kills_while_streaming} of them while streaming, the slot went back \
+         {slot_went_back} times, {reads} reads, {torn} torn; {audit}"
+    );
     audit.expect_clean();
     assert_eq!(torn, 0, "L4: a reader of the target saw half of a transaction");
+    assert!(transactions >= 1_000, "too little was written to lose any of it: {transactions}");
+    assert!(reads >= 50, "too few looks at the target to see a half: {reads}");
+    assert!(kills_while_streaming * 3 >= kills, "too few kills met a stream: {kills_while_streaming} of {kills}");
+}
+
+/// The position up to which the link has written the target.
+fn reached(stage: &Stage) -> String {
+    stage.green.admin("SELECT position FROM falkirk.checkpoint").concat().concat()
 }
 
 /// The chunks that are finished, with everything that is written down about them.
@@ -94,9 +110,25 @@ fn phase(stage: &Stage) -> String {
 fn more_is_copied(stage: &Stage, host: &mut Running, dice: &mut Dice, before: usize) {
     until("a further chunk is copied", SOON, || {
         assert!(host.is_running(), "the host has ended by itself\n{}", host.err());
-        finished(stage).len() > before || phase(stage) == "streaming"
+        finished(stage).len() > before
     });
-    dice.pause_up_to(Duration::from_millis(400));
+    dice.pause_up_to(Duration::from_millis(120));
+}
+
+/// Kills the host between its copy and the first transaction that it streams.
+///
+/// Nobody may change accounts, so the rest of the copy passes, and the stream waits at the first change of one.
+fn kill_at_the_hand_over(stage: &Stage, host: Running) {
+    let lock = Open::transaction(&stage.green.application_url(), "LOCK TABLE account IN SHARE MODE");
+    let waits = "(SELECT FROM pg_locks WHERE NOT granted AND relation = 'account'::regclass)";
+    let copied_at = reached(stage);
+    assert_ne!(phase(stage), "streaming", "the copy was over too early");
+    until("the copy is over and the stream has begun", SOON, || {
+        phase(stage) == "streaming" && stage.green.count(waits) > 0
+    });
+    assert_eq!(reached(stage), copied_at, "something was streamed before the kill");
+    host.kill_9();
+    lock.commit();
 }
 
 #[test]
@@ -106,19 +138,21 @@ fn l5_a_copy_that_is_killed_again_and_again_goes_on_and_meets_the_stream_exactly
     let ledger = Ledger::open(&stage, Size { accounts: 2_000, pairs: 50_000, parts: 100_000, remark_bytes: 250 });
     stage.config("forward", &format!("{CONFIG}[copy]\nchunk_mib = 1\n"));
     let load = ledger.write(3, Duration::from_millis(2), &mut dice);
-    let mut kills = 0;
-    let mut done: Vec<String> = Vec::new();
+    let (mut kills, mut done, mut chunks) = (0, Vec::<String>::new(), usize::MAX);
+    // Kills while most is left to copy; the last one meets the hand-over.
     let mut host = stage.start_falkirk(&["run"]);
-    // Kills as long as anything is left to copy; the last of them meet the hand-over.
-    while phase(&stage) != "streaming" {
+    while kills < 3 || done.len() < chunks / 2 {
         more_is_copied(&stage, &mut host, &mut dice, done.len());
         host.kill_9();
         kills += 1;
         let now = finished(&stage);
         assert!(done.iter().all(|chunk| now.contains(chunk)), "a finished chunk was copied again");
-        done = now;
+        (done, chunks) = (now, stage.green.admin("SELECT FROM falkirk.chunk").len());
         host = stage.start_falkirk(&["run"]);
     }
+    until("a further chunk is copied", SOON, || finished(&stage).len() > done.len());
+    kill_at_the_hand_over(&stage, host);
+    let mut host = stage.start_falkirk(&["run"]);
     for _ in 0..3 {
         dice.pause_up_to(Duration::from_millis(500));
         host.kill_9();
@@ -128,8 +162,8 @@ fn l5_a_copy_that_is_killed_again_and_again_goes_on_and_meets_the_stream_exactly
     host.terminate().expect(143);
     stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
     let audit = ledger.audit();
-    println!("{transactions} transactions, {} chunks, {kills} kills while copying; {audit}", done.len());
-    assert!(kills >= 3, "the copy was over before it could be killed: {kills}");
+    println!("{transactions} transactions, {chunks} chunks, {kills} kills while copying; {audit}");
+    assert!(transactions >= 300, "too little was written to lose any of it: {transactions}");
     audit.expect_clean();
     let now = finished(&stage);
     assert!(done.iter().all(|chunk| now.contains(chunk)), "a finished chunk was copied again");

@@ -12,8 +12,8 @@ use crate::transform::Compiler;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct WrittenCompile {
-    time_s: u64,
-    memory_mib: Option<u64>,
+    time_s: i64,
+    memory_mib: Option<i64>,
     cache: Option<PathBuf>,
 }
 
@@ -27,8 +27,9 @@ impl WrittenCompile {
     pub(super) fn settle(self, base: &Path) -> Outcome<Compiler> {
         let usual = Compiler::default();
         // The links run on beside it: at most half of what the container holds.
+        let half = |all: u64| i64::try_from(all / 2).unwrap_or(i64::MAX);
         let fitting =
-            || container_mib().map_or(usual.memory_mib.into(), |all| (all / 2).clamp(64, usual.memory_mib.into()));
+            || container_mib().map_or(usual.memory_mib.into(), |all| half(all).clamp(64, usual.memory_mib.into()));
         Ok(Compiler {
             program: Compiler::this_program(),
             time: Duration::from_secs(small_range("compile.time_s", self.time_s, 1, 600)?.into()),

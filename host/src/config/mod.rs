@@ -284,6 +284,17 @@ schema_version = "2"
     }
 
     #[test]
+    fn row_9_limits_beyond_the_container_are_refused_and_what_fits_exactly_is_not() {
+        let within = |wanted, limit| written::within_container(wanted, limit).map_err(|problem| problem.to_string());
+        assert_eq!(within(1_000, None), Ok(()), "no limit to exceed");
+        assert_eq!(within(1_000, Some(1_000)), Ok(()));
+        let refused = within(1_001, Some(1_000)).expect_err("more than the container has");
+        for part in ["LIMIT_EXCEEDS_CGROUP", "1001 MiB", "1000 MiB", "limits.memory_mib"] {
+            assert!(refused.contains(part), "{refused}");
+        }
+    }
+
+    #[test]
     fn row_8_numbers_out_of_range_are_refused_with_the_range() {
         for workers in ["0", "-1", "1000000000000", "nan", "\"1 GB\"", "2.5"] {
             let text = format!("{GOOD}[copy]\nworkers = {workers}");

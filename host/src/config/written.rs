@@ -92,7 +92,7 @@ struct Migration {
     #[serde(default)]
     strict: bool,
     #[serde(default)]
-    take_back_changes: u64,
+    take_back_changes: i64,
 }
 
 fn watch() -> Rollback {
@@ -141,10 +141,10 @@ enum Added {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct WrittenLimits {
-    memory_mib: u64,
-    batch_time_ms: u64,
-    output_mib: u64,
-    instances: Option<u64>,
+    memory_mib: i64,
+    batch_time_ms: i64,
+    output_mib: i64,
+    instances: Option<i64>,
     determinism_share: f64,
     on_nondeterminism: OnNondeterminism,
 }
@@ -166,8 +166,8 @@ impl Default for WrittenLimits {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Copy {
-    workers: u64,
-    chunk_mib: u64,
+    workers: i64,
+    chunk_mib: i64,
 }
 
 impl Default for Copy {
@@ -179,7 +179,7 @@ impl Default for Copy {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Sequences {
-    gap_numbers: u64,
+    gap_numbers: i64,
 }
 
 impl Default for Sequences {
@@ -203,7 +203,7 @@ impl Default for RollbackTrial {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Warn {
-    retained_wal_mib: u64,
+    retained_wal_mib: i64,
 }
 
 impl Default for Warn {
@@ -342,10 +342,11 @@ fn not_yet(used: bool, what: &str) -> Outcome<()> {
     if used { Err(problem().remedy("use on_error = \"stop\"")) } else { Ok(()) }
 }
 
-fn range(name: &str, value: u64, least: u64, most: u64) -> Outcome<u64> {
-    match (least..=most).contains(&value) {
-        true => Ok(value),
-        false => Err(invalid(format!("{name} = {value} is out of range: it must be between {least} and {most}"))),
+/// Row 8: numbers are read with their sign, so that a negative one is answered with the range as well.
+fn range(name: &str, value: i64, least: u64, most: u64) -> Outcome<u64> {
+    match u64::try_from(value) {
+        Ok(value) if (least..=most).contains(&value) => Ok(value),
+        _ => Err(invalid(format!("{name} = {value} is out of range: it must be between {least} and {most}"))),
     }
 }
 
@@ -356,7 +357,7 @@ fn share(name: &str, value: f64) -> Outcome<f64> {
     }
 }
 
-pub(super) fn small_range(name: &str, value: u64, least: u32, most: u32) -> Outcome<u32> {
+pub(super) fn small_range(name: &str, value: i64, least: u32, most: u32) -> Outcome<u32> {
     // The range holds, so the value fits.
     range(name, value, least.into(), most.into()).map(|value| value as u32)
 }
@@ -404,7 +405,7 @@ pub(super) fn container_mib() -> Option<u64> {
 }
 
 /// Pitfalls, section 6, row 9: limits that the container cannot hold would end as a kill in the night.
-fn within_container(wanted_mib: u64, limit_mib: Option<u64>) -> Outcome<()> {
+pub(super) fn within_container(wanted_mib: u64, limit_mib: Option<u64>) -> Outcome<()> {
     match limit_mib {
         Some(limit_mib) if wanted_mib > limit_mib => Err(Problem::refuse(
             Blame::Config,
