@@ -108,7 +108,7 @@ fn judge(standing: Standing, facts: &Rows, claims: Vec<Claim>) -> Outcome {
         cascades: false,
         acts: false,
         shared: false,
-        identity_always: false,
+        identity_always: [].into(),
         internal: false,
     };
     let parts: [Box<[u64]>; 1] = [Box::from([EXISTENCE, A, B, STATUS])];

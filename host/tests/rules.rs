@@ -164,7 +164,7 @@ impl Spec {
             KeyFrom::Items => {
                 let list = self.roll((at, 97, 0), &output.groups[0].0, row);
                 (0..ITEMS)
-                    .filter(|item| list >> item & 1 == 1)
+                    .filter(|item| (list >> item) & 1 == 1)
                     .map(|item| vec![id.clone(), format!("i{item}")])
                     .collect()
             }

@@ -112,7 +112,7 @@ fn plan(table: &str, asked: &[(&str, Case)], computed: &[(&str, Case)], key: &[u
         cascades: false,
         acts: false,
         shared: false,
-        identity_always: false,
+        identity_always: [].into(),
         internal: false,
     };
     Plan {

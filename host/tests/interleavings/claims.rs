@@ -46,7 +46,7 @@ impl Table {
             cascades: false,
             acts: false,
             shared: false,
-            identity_always: false,
+            identity_always: [].into(),
             internal: false,
         };
         Table {
