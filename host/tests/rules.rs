@@ -28,6 +28,11 @@ type Row = Vec<Cell>;
 /// The columns of a target row that are not NULL.
 type Values = BTreeMap<&'static str, String>;
 
+/// Source columns, and how many columns are computed from them.
+type Group = (Vec<usize>, usize);
+/// Columns of a target.
+type Columns = Vec<&'static str>;
+
 /// Where the key of an output's row comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum KeyFrom {
@@ -44,8 +49,7 @@ struct Output {
     key: KeyFrom,
     /// Target column to source column.
     copied: BTreeMap<usize, usize>,
-    /// Source columns, and how many columns are computed from them.
-    groups: Vec<(Vec<usize>, usize)>,
+    groups: Vec<Group>,
     when: Option<Vec<usize>>,
     follows_key: bool,
 }
@@ -68,21 +72,24 @@ enum Said {
     Unset,
 }
 
+/// What the function says of some columns.
+type Answered = Vec<(&'static str, Said)>;
+
 /// What one source row stands for in one output.
 #[derive(Clone, Debug)]
 struct Made {
     key: Vec<String>,
     copied: Vec<(&'static str, usize, Cell)>,
     /// Inputs, and the columns with their values, without those of the key.
-    groups: Vec<(Vec<usize>, Vec<(&'static str, Said)>)>,
+    groups: Vec<(Vec<usize>, Answered)>,
 }
 
 impl Output {
     /// The computed columns of each group, the key's included.
-    fn columns(&self) -> Vec<Vec<&'static str>> {
+    fn columns(&self) -> Vec<Columns> {
         let mut free = TARGET[5..11].iter().copied();
-        let of = |(at, (_, width)): (usize, &(Vec<usize>, usize))| {
-            let mut columns: Vec<&str> = free.by_ref().take(*width).collect();
+        let of = |(at, (_, width)): (usize, &Group)| {
+            let mut columns: Columns = free.by_ref().take(*width).collect();
             match self.key {
                 KeyFrom::Guest if at == 0 => columns.insert(0, "k"),
                 KeyFrom::Items if at == 0 => columns.insert(0, "item"),
@@ -171,7 +178,7 @@ impl Spec {
         };
         let make = |key: Vec<String>| {
             let item = key.get(1).map_or(0, |item| usize::from(item.as_bytes()[1]));
-            let group = |(number, (from, columns)): (usize, (&(Vec<usize>, usize), Vec<&'static str>))| {
+            let group = |(number, (from, columns)): (usize, (&Group, Columns))| {
                 let said = |(place, column)| (column, self.said((at, number * 10 + place, item), &from.0, row));
                 let free = columns.into_iter().filter(|column| !TARGET[..2].contains(column));
                 (from.0.clone(), free.enumerate().map(said).collect())
