@@ -64,7 +64,7 @@ impl Writer<'_> {
                 Ok(Attempt::Written)
             }
             Ok(Err(Against::ForeignKey(foreign_key, error))) => {
-                let problem = fault::written(&error, true).table(&self.plan.targets[set.target].name);
+                let problem = fault::written(&error, true, Some(&self.plan.targets[set.target]));
                 Ok(Attempt::Orphan { foreign_key, problem: self.with_key(problem, set.target) })
             }
             Ok(Err(Against::Constraint)) => self.is_somebody_elses(set).await.map(|()| Attempt::Taken),
@@ -142,7 +142,7 @@ impl Writer<'_> {
                 Ok((name, rows.iter().map(|row| (row.get(2), row.get(3))).collect()))
             }
             Err(error) => {
-                let problem = fault::written(&error, true).table(&self.plan.targets[target].name);
+                let problem = fault::written(&error, true, Some(&self.plan.targets[target]));
                 Err(self.give_up(problem).await)
             }
         }
