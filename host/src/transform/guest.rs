@@ -156,12 +156,23 @@ fn lock<'a, 'b>(cuts: &'a Mutex<Cuts<'b>>) -> MutexGuard<'a, Cuts<'b>> {
 }
 
 impl Task<'_> {
+    /// L3: the link stops at the first faulty row. A call that trapped has not said what it thinks of the rows before.
+    fn before(&self, caller: &mut Caller, inputs: &[InputRow]) -> Option<Blamed> {
+        if inputs.is_empty() {
+            return None;
+        }
+        let results = caller.run(self.table, inputs);
+        results.and_then(|results| rows::check(self.plan, self.source, results, &mut Vec::new())).err()
+    }
+
     fn answer(&self, caller: &mut Caller, cut: Cut) -> Result<Vec<Answer>, GuestFault> {
         let mut answers = Vec::with_capacity(cut.inputs.len());
         let artifact = caller.artifact().clone();
         if !cut.inputs.is_empty() {
-            let results = caller.run(self.table, &cut.inputs);
-            let checked = results.and_then(|results| rows::check(self.plan, self.source, results, &mut answers));
+            let checked = match caller.run(self.table, &cut.inputs) {
+                Ok(results) => rows::check(self.plan, self.source, results, &mut answers),
+                Err(blamed) => Err(self.before(caller, &cut.inputs[..blamed.row]).unwrap_or(blamed)),
+            };
             let held = checked.and_then(|()| match cut.again {
                 true => self.hold(caller, &cut.inputs, &answers),
                 false => Ok(()),

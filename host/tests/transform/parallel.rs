@@ -36,6 +36,15 @@ proptest! {
 }
 
 #[test]
+fn l3_a_row_that_is_rejected_is_blamed_before_one_of_the_same_call_that_traps() {
+    for (first, second) in [("reject", "trap"), ("trap", "reject"), ("nul", "trap"), ("trap", "trap")] {
+        let rows = rows(10, &[(4, first), (7, second)]);
+        let (row, problem) = outcome(&mut many(1), &rows).unwrap_err();
+        assert_eq!(row, 4, "{first} before {second}: {problem}");
+    }
+}
+
+#[test]
 fn calls_of_one_batch_run_on_several_instances_and_a_small_batch_on_one() {
     let mut guest = many(4);
     assert_eq!(guest.rows_at_once(), 4_000);
