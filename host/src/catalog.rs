@@ -14,6 +14,12 @@ pub struct Catalog {
     pub tables: BTreeMap<TableName, Table>,
 }
 
+impl FromIterator<Table> for Catalog {
+    fn from_iter<T: IntoIterator<Item = Table>>(tables: T) -> Self {
+        Catalog { tables: tables.into_iter().map(|table| (table.name.clone(), table)).collect() }
+    }
+}
+
 impl Catalog {
     /// The SQL after which updates and deletes of a table send the whole old row, with its cost. A partitioned table
     /// hands its identity to no partition: each leaf has its own.
@@ -90,6 +96,36 @@ pub struct Table {
     pub size_bytes: u64,
 }
 
+impl Table {
+    /// An ordinary table of `public` with these columns, of which the ones at `key` are its primary key. It sends whole
+    /// old rows, and there is nothing else to say of it: what an example is about is set beside it.
+    pub fn plain(name: &str, columns: impl IntoIterator<Item = Column>, key: impl IntoIterator<Item = usize>) -> Table {
+        Table {
+            name: TableName::new("public", name),
+            oid: 1,
+            kind: TableKind::Ordinary,
+            root: None,
+            columns: columns.into_iter().collect(),
+            primary_key: key.into_iter().collect(),
+            identity: ReplicaIdentity::Full,
+            identity_key: Vec::new(),
+            uniques: Vec::new(),
+            foreign_keys: Vec::new(),
+            triggers: Vec::new(),
+            row_security: false,
+            unlogged: false,
+            rights: Rights::default(),
+            rows_estimate: 0.0,
+            size_bytes: 0,
+        }
+    }
+
+    /// The same, with columns of type text.
+    pub fn of_text(name: &str, columns: &[&str], key: impl IntoIterator<Item = usize>) -> Table {
+        Table::plain(name, columns.iter().map(|column| Column::plain(column, 25, "text")), key)
+    }
+}
+
 /// What the connected role may do with a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rights {
@@ -154,6 +190,30 @@ pub struct Column {
     /// Whether it is generated and not stored (PostgreSQL 18).
     #[serde(default)]
     pub is_virtual: bool,
+}
+
+impl Column {
+    /// A column of a base type of PostgreSQL's own that may be NULL.
+    pub fn plain(name: &str, type_oid: u32, type_sql: &str) -> Column {
+        Column {
+            name: name.into(),
+            type_oid,
+            type_modifier: -1,
+            type_sql: type_sql.into(),
+            cast_sql: type_sql.into(),
+            base_oid: type_oid,
+            base_sql: type_sql.into(),
+            base_kind: 'b',
+            is_array: false,
+            labels: Vec::new(),
+            toastable: true,
+            not_null: false,
+            has_default: false,
+            generated: false,
+            identity: Identity::No,
+            is_virtual: false,
+        }
+    }
 }
 
 /// A unique index or constraint.

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use falkirk::catalog::{Catalog, Column, Identity, ReplicaIdentity, Rights, Table, TableKind};
+use falkirk::catalog::{Catalog, Table};
 use falkirk::change::Datum;
 use falkirk::delta::decide::{Claim, Facts, Lost, Outcome, Rules, Standing, Verdict, decide};
 use falkirk::delta::{Effect, Key, Operation};
@@ -298,43 +298,7 @@ fn counter_example_31_existence_is_followed_through_a_batch() {
 }
 
 fn catalog(name: &str, columns: &[&str]) -> Catalog {
-    let column = |name: &&str| Column {
-        name: (*name).into(),
-        type_oid: 25,
-        type_modifier: -1,
-        type_sql: "text".into(),
-        cast_sql: "text".into(),
-        base_oid: 25,
-        base_sql: "text".into(),
-        base_kind: 'b',
-        is_array: false,
-        labels: Vec::new(),
-        toastable: true,
-        not_null: false,
-        has_default: false,
-        generated: false,
-        identity: Identity::No,
-        is_virtual: false,
-    };
-    let table = Table {
-        name: TableName::new("public", name),
-        oid: 1,
-        kind: TableKind::Ordinary,
-        root: None,
-        columns: columns.iter().map(column).collect(),
-        primary_key: vec![0],
-        identity: ReplicaIdentity::Full,
-        identity_key: Vec::new(),
-        uniques: Vec::new(),
-        foreign_keys: Vec::new(),
-        triggers: Vec::new(),
-        row_security: false,
-        unlogged: false,
-        rights: Rights::default(),
-        rows_estimate: 0.0,
-        size_bytes: 0,
-    };
-    Catalog { tables: [(table.name.clone(), table)].into_iter().collect() }
+    Catalog::from_iter([Table::of_text(name, columns, [0])])
 }
 
 fn plan(source: &Catalog, target: &Catalog, rule: serde_json::Value) -> Plan {

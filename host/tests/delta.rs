@@ -3,75 +3,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use falkirk::catalog::{Catalog, Column, Identity, ReplicaIdentity, Rights, Table, TableKind, Unique};
+use falkirk::catalog::{Catalog, Table, Unique};
 use falkirk::change::{Before, Datum, Event, Image};
 use falkirk::delta::fold::Folder;
 use falkirk::delta::lift::{self, Lifter};
 use falkirk::delta::{Effect, Operation, Set, SetKind};
 use falkirk::manifest::Rule;
-use falkirk::names::TableName;
 use falkirk::plan::bind::{Binding, bind};
 use falkirk::plan::{Answer, OutputRow, Plan};
 use proptest::prelude::*;
 
-fn column(name: &str) -> Column {
-    Column {
-        name: name.into(),
-        type_oid: 25,
-        type_modifier: -1,
-        type_sql: "text".into(),
-        cast_sql: "text".into(),
-        base_oid: 25,
-        base_sql: "text".into(),
-        base_kind: 'b',
-        is_array: false,
-        labels: Vec::new(),
-        toastable: true,
-        not_null: false,
-        has_default: false,
-        generated: false,
-        identity: Identity::No,
-        is_virtual: false,
-    }
-}
-
-fn table(name: &str, columns: &[&str], key: &[usize]) -> Table {
-    Table {
-        name: TableName::new("public", name),
-        oid: 1,
-        kind: TableKind::Ordinary,
-        root: None,
-        columns: columns.iter().map(|name| column(name)).collect(),
-        primary_key: key.to_vec(),
-        identity: ReplicaIdentity::Full,
-        identity_key: Vec::new(),
-        uniques: Vec::new(),
-        foreign_keys: Vec::new(),
-        triggers: Vec::new(),
-        row_security: false,
-        unlogged: false,
-        rights: Rights::default(),
-        rows_estimate: 0.0,
-        size_bytes: 0,
-    }
-}
-
-fn catalog(tables: Vec<Table>) -> Catalog {
-    Catalog { tables: tables.into_iter().map(|table| (table.name.clone(), table)).collect() }
-}
-
 /// A source table `s(id, a, b, kind, list)` and one target for each way of standing for a row.
 fn plan() -> Plan {
-    let source = catalog(vec![table("s", &["id", "a", "b", "kind", "list"], &[0])]);
+    let source = Catalog::from_iter([Table::of_text("s", &["id", "a", "b", "kind", "list"], [0])]);
     let unique =
         Unique { name: "u".into(), columns: vec![1], touches: vec![1], deferrable: false, usable_as_key: false };
-    let target = catalog(vec![
-        table("split", &["id", "a", "b1", "b2", "own"], &[0]),
-        table("open", &["id", "a"], &[0]),
-        table("closed", &["id", "a"], &[0]),
-        table("child", &["id", "k", "v", "own"], &[0, 1]),
-        table("keyed", &["k", "a"], &[0]),
-        Table { uniques: vec![unique], ..table("single", &["id", "u"], &[0]) },
+    let target = Catalog::from_iter([
+        Table::of_text("split", &["id", "a", "b1", "b2", "own"], [0]),
+        Table::of_text("open", &["id", "a"], [0]),
+        Table::of_text("closed", &["id", "a"], [0]),
+        Table::of_text("child", &["id", "k", "v", "own"], [0, 1]),
+        Table::of_text("keyed", &["k", "a"], [0]),
+        Table { uniques: vec![unique], ..Table::of_text("single", &["id", "u"], [0]) },
     ]);
     let rule: Rule = serde_json::from_value(serde_json::json!({
         "table": "s", "columns": ["id", "b", "kind", "list"],

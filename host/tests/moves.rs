@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use falkirk::catalog::{Catalog, Column, Identity, ReplicaIdentity, Rights, Table, TableKind};
+use falkirk::catalog::{Catalog, Table};
 use falkirk::change::{Before, Datum, Event, Image};
 use falkirk::delta::fold::Folder;
 use falkirk::delta::lift::Lifter;
@@ -17,56 +17,14 @@ use falkirk::plan::bind::{Binding, bind};
 use falkirk::problem::Problem;
 use proptest::prelude::*;
 
-fn column(name: &str) -> Column {
-    Column {
-        name: name.into(),
-        type_oid: 25,
-        type_modifier: -1,
-        type_sql: "text".into(),
-        cast_sql: "text".into(),
-        base_oid: 25,
-        base_sql: "text".into(),
-        base_kind: 'b',
-        is_array: false,
-        labels: Vec::new(),
-        toastable: true,
-        not_null: false,
-        has_default: false,
-        generated: false,
-        identity: Identity::No,
-        is_virtual: false,
-    }
-}
-
 fn table(name: &str, columns: &[&str]) -> Table {
-    Table {
-        name: TableName::new("public", name),
-        oid: 1,
-        kind: TableKind::Ordinary,
-        root: None,
-        columns: columns.iter().map(|name| column(name)).collect(),
-        primary_key: vec![0],
-        identity: ReplicaIdentity::Full,
-        identity_key: Vec::new(),
-        uniques: Vec::new(),
-        foreign_keys: Vec::new(),
-        triggers: Vec::new(),
-        row_security: false,
-        unlogged: false,
-        rights: Rights::default(),
-        rows_estimate: 0.0,
-        size_bytes: 0,
-    }
-}
-
-fn catalog(tables: Vec<Table>) -> Catalog {
-    Catalog { tables: tables.into_iter().map(|table| (table.name.clone(), table)).collect() }
+    Table::of_text(name, columns, [0])
 }
 
 /// `mail(id, a)` and `letter(id, a)` become `message(id, a, own)`. Each output has further keys of the manifest.
 fn bound(outputs: [serde_json::Value; 2]) -> Result<Plan, Vec<Problem>> {
-    let source = catalog(vec![table("mail", &["id", "a"]), table("letter", &["id", "a"])]);
-    let target = catalog(vec![table("message", &["id", "a", "own"])]);
+    let source = Catalog::from_iter([table("mail", &["id", "a"]), table("letter", &["id", "a"])]);
+    let target = Catalog::from_iter([table("message", &["id", "a", "own"])]);
     let [mail, letter] = outputs.map(|mut output| {
         output["table"] = "message".into();
         output["same_named"] = true.into();

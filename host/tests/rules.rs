@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use falkirk::catalog::{Catalog, Column, Identity, ReplicaIdentity, Rights, Table, TableKind};
+use falkirk::catalog::{Catalog, ReplicaIdentity, Table, TableKind};
 use falkirk::change::{Before, Datum, Event, Image};
 use falkirk::delta::fold::Folder;
 use falkirk::delta::lift::{self, Lifter};
@@ -613,9 +613,7 @@ fn counter_example_25a_old_rows_of_a_partitioned_table_are_asked_of_each_leaf() 
 }
 
 fn bound(rules: &[Rule], sources: Vec<Table>, targets: Vec<Table>) -> Result<Plan, Vec<Problem>> {
-    let catalog =
-        |tables: Vec<Table>| Catalog { tables: tables.into_iter().map(|table| (table.name.clone(), table)).collect() };
-    let (source, target) = (catalog(sources), catalog(targets));
+    let (source, target) = (Catalog::from_iter(sources), Catalog::from_iter(targets));
     bind(&Binding {
         rules,
         artifact: "test",
@@ -627,44 +625,9 @@ fn bound(rules: &[Rule], sources: Vec<Table>, targets: Vec<Table>) -> Result<Pla
     })
 }
 
-fn column(name: &str) -> Column {
-    Column {
-        name: name.into(),
-        type_oid: 25,
-        type_modifier: -1,
-        type_sql: "text".into(),
-        cast_sql: "text".into(),
-        base_oid: 25,
-        base_sql: "text".into(),
-        base_kind: 'b',
-        is_array: false,
-        labels: Vec::new(),
-        toastable: false,
-        not_null: false,
-        has_default: false,
-        generated: false,
-        identity: Identity::No,
-        is_virtual: false,
-    }
-}
-
+/// Short values: every one of them is in the log.
 fn table(name: &str, columns: &[&str], key: &[usize]) -> Table {
-    Table {
-        name: TableName::new("public", name),
-        oid: 1,
-        kind: TableKind::Ordinary,
-        root: None,
-        columns: columns.iter().map(|name| column(name)).collect(),
-        primary_key: key.to_vec(),
-        identity: ReplicaIdentity::Full,
-        identity_key: Vec::new(),
-        uniques: Vec::new(),
-        foreign_keys: Vec::new(),
-        triggers: Vec::new(),
-        row_security: false,
-        unlogged: false,
-        rights: Rights::default(),
-        rows_estimate: 0.0,
-        size_bytes: 0,
-    }
+    let mut table = Table::of_text(name, columns, key.iter().copied());
+    table.columns.iter_mut().for_each(|column| column.toastable = false);
+    table
 }

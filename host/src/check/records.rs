@@ -47,48 +47,12 @@ fn routed_by_key(source: &Source, output: &Output) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{Catalog, Column, Identity, ReplicaIdentity, Rights, Table, TableKind};
+    use crate::catalog::{Catalog, Table};
     use crate::manifest::Rule;
     use crate::plan::bind::{Binding, bind};
 
     fn catalog(tables: &[(&str, &[&str], usize)]) -> Catalog {
-        let column = |name: &&str| Column {
-            name: (*name).into(),
-            type_oid: 25,
-            type_modifier: -1,
-            type_sql: "text".into(),
-            cast_sql: "text".into(),
-            base_oid: 25,
-            base_sql: "text".into(),
-            base_kind: 'b',
-            is_array: false,
-            labels: Vec::new(),
-            toastable: true,
-            not_null: false,
-            has_default: false,
-            generated: false,
-            identity: Identity::No,
-            is_virtual: false,
-        };
-        let table = |(name, columns, key): &(&str, &[&str], usize)| Table {
-            name: TableName::new("public", *name),
-            oid: 1,
-            kind: TableKind::Ordinary,
-            root: None,
-            columns: columns.iter().map(column).collect(),
-            primary_key: (0..*key).collect(),
-            identity: ReplicaIdentity::Full,
-            identity_key: Vec::new(),
-            uniques: Vec::new(),
-            foreign_keys: Vec::new(),
-            triggers: Vec::new(),
-            row_security: false,
-            unlogged: false,
-            rights: Rights::default(),
-            rows_estimate: 0.0,
-            size_bytes: 0,
-        };
-        Catalog { tables: tables.iter().map(table).map(|table| (table.name.clone(), table)).collect() }
+        tables.iter().map(|(name, columns, key)| Table::of_text(name, columns, 0..*key)).collect()
     }
 
     /// `t(id, kind)`, or `t(kind, id)` with both as the key, goes to `x` or `y` by its kind.

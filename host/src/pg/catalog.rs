@@ -323,7 +323,7 @@ impl Draft {
         for oid in &self.foreign {
             self.tables.remove(oid);
         }
-        Catalog { tables: self.tables.into_values().map(|table| (table.name.clone(), table)).collect() }
+        self.tables.into_values().collect()
     }
 
     /// What a partitioned table has only through its leaves: size, number of rows, identity.

@@ -1,50 +1,13 @@
 //! Two sides of which one holds in one table what the other one holds in two, and the plans of both links.
 
-use falkirk::catalog::{Catalog, Column, Identity, ReplicaIdentity, Rights, Table, TableKind};
+use falkirk::catalog::{Catalog, Table};
 use falkirk::manifest::Rule;
-use falkirk::names::TableName;
 use falkirk::plan::Plan;
 use falkirk::plan::bind::{Binding, bind};
 
 /// Tables of text columns; `key` says how many of the first columns are the key.
 pub fn catalog(tables: &[(&str, &[&str], usize)]) -> Catalog {
-    let column = |name: &&str| Column {
-        name: (*name).into(),
-        type_oid: 25,
-        type_modifier: -1,
-        type_sql: "text".into(),
-        cast_sql: "text".into(),
-        base_oid: 25,
-        base_sql: "text".into(),
-        base_kind: 'b',
-        is_array: false,
-        labels: Vec::new(),
-        toastable: true,
-        not_null: false,
-        has_default: false,
-        generated: false,
-        identity: Identity::No,
-        is_virtual: false,
-    };
-    let table = |(name, columns, key): &(&str, &[&str], usize)| Table {
-        name: TableName::new("public", *name),
-        oid: 1,
-        kind: TableKind::Ordinary,
-        root: None,
-        columns: columns.iter().map(column).collect(),
-        primary_key: (0..*key).collect(),
-        identity: ReplicaIdentity::Full,
-        identity_key: Vec::new(),
-        uniques: Vec::new(),
-        foreign_keys: Vec::new(),
-        triggers: Vec::new(),
-        row_security: false,
-        unlogged: false,
-        rights: Rights::default(),
-        rows_estimate: 0.0,
-        size_bytes: 0,
-    };
-    Catalog { tables: tables.iter().map(table).map(|table| (table.name.clone(), table)).collect() }
+    tables.iter().map(|(name, columns, key)| Table::of_text(name, columns, 0..*key)).collect()
 }
 
 /// The plans of both links, forward first; rules are JSON.

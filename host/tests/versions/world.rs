@@ -3,10 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use falkirk::catalog::{Catalog, Column, Identity, ReplicaIdentity, Rights, Table, TableKind};
+use falkirk::catalog::{Catalog, Column, Table};
 use falkirk::change::{Datum, Image};
 use falkirk::manifest::{Direction, Manifest};
-use falkirk::names::TableName;
 use falkirk::plan::{Answer, OutputRow, Source};
 use serde_json::{Value as Json, json};
 
@@ -17,49 +16,15 @@ fn column(name: &str) -> Column {
         "deleted" | "revoked" => (16, "boolean"),
         _ => (25, "text"),
     };
-    Column {
-        name: name.into(),
-        type_oid: oid,
-        type_modifier: -1,
-        type_sql: sql.into(),
-        cast_sql: sql.into(),
-        base_oid: oid,
-        base_sql: sql.into(),
-        base_kind: 'b',
-        is_array: false,
-        labels: Vec::new(),
-        toastable: true,
-        not_null: false,
-        has_default: false,
-        generated: false,
-        identity: Identity::No,
-        is_virtual: false,
-    }
+    Column::plain(name, oid, sql)
 }
 
 pub fn table(name: &str, columns: &[&str], keys: usize) -> Table {
-    Table {
-        name: TableName::new("public", name),
-        oid: 1,
-        kind: TableKind::Ordinary,
-        root: None,
-        columns: columns.iter().map(|name| column(name)).collect(),
-        primary_key: (0..keys).collect(),
-        identity: ReplicaIdentity::Full,
-        identity_key: Vec::new(),
-        uniques: Vec::new(),
-        foreign_keys: Vec::new(),
-        triggers: Vec::new(),
-        row_security: false,
-        unlogged: false,
-        rights: Rights::default(),
-        rows_estimate: 0.0,
-        size_bytes: 0,
-    }
+    Table::plain(name, columns.iter().map(|name| column(name)), 0..keys)
 }
 
 pub fn catalog(tables: Vec<Table>) -> Catalog {
-    Catalog { tables: tables.into_iter().map(|table| (table.name.clone(), table)).collect() }
+    tables.into_iter().collect()
 }
 
 /// Versions 1, 2 and 3.

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::rows::{Hashes, Writing};
 use super::transaction::{Step, Transaction};
 use super::world::World;
-use crate::catalog::{Catalog, Column, Identity, ReplicaIdentity, Rights, Table, TableKind};
+use crate::catalog::{Catalog, Table};
 use crate::change::{Before, Datum, Event, Image};
 use crate::delta::fold::Folder;
 use crate::delta::lift::{self, Lifter};
@@ -22,59 +22,22 @@ use crate::names::TableName;
 use crate::plan::bind::{Binding, bind};
 use crate::plan::{Answer, OutputRow, Plan};
 
-fn column(name: &str) -> Column {
-    Column {
-        name: name.into(),
-        type_oid: 25,
-        type_modifier: -1,
-        type_sql: "text".into(),
-        cast_sql: "text".into(),
-        base_oid: 25,
-        base_sql: "text".into(),
-        base_kind: 'b',
-        is_array: false,
-        labels: Vec::new(),
-        toastable: true,
-        not_null: false,
-        has_default: name == "id",
-        generated: false,
-        identity: Identity::No,
-        is_virtual: false,
-    }
-}
-
+/// The database fills an `id`.
 fn table(name: &str, columns: &[&str], key: &[usize]) -> Table {
-    Table {
-        name: TableName::new("public", name),
-        oid: 1,
-        kind: TableKind::Ordinary,
-        root: None,
-        columns: columns.iter().map(|name| column(name)).collect(),
-        primary_key: key.to_vec(),
-        identity: ReplicaIdentity::Full,
-        identity_key: Vec::new(),
-        uniques: Vec::new(),
-        foreign_keys: Vec::new(),
-        triggers: Vec::new(),
-        row_security: false,
-        unlogged: false,
-        rights: Rights::default(),
-        rows_estimate: 0.0,
-        size_bytes: 0,
-    }
+    let mut table = Table::of_text(name, columns, key.iter().copied());
+    table.columns.iter_mut().for_each(|column| column.has_default = column.name == "id");
+    table
 }
 
 /// The way back of the cart example, and a label that shows the product's name.
 fn plan() -> Plan {
-    let catalog =
-        |tables: Vec<Table>| Catalog { tables: tables.into_iter().map(|one| (one.name.clone(), one)).collect() };
-    let green = catalog(vec![
+    let green = Catalog::from_iter([
         table("customer", &["id", "name", "cart_id"], &[0]),
         table("cart", &["id"], &[0]),
         table("line", &["product", "cart_id", "quantity"], &[0, 1]),
         table("product", &["id", "name"], &[0]),
     ]);
-    let blue = catalog(vec![
+    let blue = Catalog::from_iter([
         table("customer", &["id", "name"], &[0]),
         table("line", &["product", "customer_id", "quantity", "label"], &[0, 1]),
     ]);
@@ -104,7 +67,7 @@ fn plan() -> Plan {
 /// A table that is copied as it is.
 pub(in crate::stream) fn copied() -> Plan {
     let item = table("item", &["id", "note"], &[0]);
-    let catalog = Catalog { tables: BTreeMap::from([(item.name.clone(), item)]) };
+    let catalog = Catalog::from_iter([item]);
     let given = Binding {
         rules: &[],
         artifact: "test",
