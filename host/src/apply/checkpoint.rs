@@ -19,7 +19,7 @@ pub enum Phase {
     Preparing,
     /// Existing rows are being copied.
     Copying,
-    /// Changes are applied; what the source had before the slot was made is yet to be compared (`link::reopen`).
+    /// Changes are applied; what the source had before the slot was made is yet to be compared (`link::way`).
     Reopening,
     /// Changes are applied.
     Streaming,

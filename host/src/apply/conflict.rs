@@ -47,12 +47,17 @@ fn digest(bytes: Option<Vec<u8>>) -> Option<RowDigest> {
     bytes?.try_into().ok().map(u128::from_be_bytes)
 }
 
+/// The kinds of records of rows that wait (counter-example 35), as SQL: a unique value stands under two keys, or the row
+/// refers to such a one.
+pub const PARKED: &str = "('unique', 'parent')";
+
 /// What operators have decided of a link's conflicts.
 pub async fn resolutions(client: &Client, migration: &str, link: Link) -> Outcome<Vec<Resolution>> {
-    let select = "SELECT key_digest, source_digest, position, resolved_position, taken = 'blue' \
-        FROM falkirk.conflict WHERE migration = $1 AND link = $2 AND state = 'resolved' AND kind NOT IN ('unique', 'parent') \
-        AND taken IS NOT NULL ORDER BY id";
-    let rows = client.query(select, &[&migration, &link.name()]).await.map_err(|error| fault::refused(&error))?;
+    let select = format!(
+        "SELECT key_digest, source_digest, position, resolved_position, taken = 'blue' FROM falkirk.conflict \
+         WHERE migration = $1 AND link = $2 AND state = 'resolved' AND kind NOT IN {PARKED} AND taken IS NOT NULL ORDER BY id"
+    );
+    let rows = client.query(&select, &[&migration, &link.name()]).await.map_err(|error| fault::refused(&error))?;
     let read = |row: &tokio_postgres::Row| {
         Some(Resolution {
             row: digest(row.get(0))?,
@@ -65,12 +70,14 @@ pub async fn resolutions(client: &Client, migration: &str, link: Link) -> Outcom
     Ok(rows.iter().filter_map(read).collect())
 }
 
-/// The rows that wait for a unique value.
+/// The rows that wait.
 pub async fn parked(client: &Client, migration: &str, link: Link) -> Outcome<Vec<ParkedRow>> {
-    let select = "SELECT key_digest, target_table, lost::text, kept IS NOT NULL, position, taken IS NOT NULL, \
-        (SELECT jsonb_object_agg(e.key, e.value)::text FROM jsonb_each_text(c.key) AS e) \
-        FROM falkirk.conflict AS c WHERE migration = $1 AND link = $2 AND state = 'open' AND kind IN ('unique', 'parent') ORDER BY id";
-    let rows = client.query(select, &[&migration, &link.name()]).await.map_err(|error| fault::refused(&error))?;
+    let select = format!(
+        "SELECT key_digest, target_table, lost::text, kept IS NOT NULL, position, taken IS NOT NULL, \
+         (SELECT jsonb_object_agg(e.key, e.value)::text FROM jsonb_each_text(c.key) AS e) \
+         FROM falkirk.conflict AS c WHERE migration = $1 AND link = $2 AND state = 'open' AND kind IN {PARKED} ORDER BY id"
+    );
+    let rows = client.query(&select, &[&migration, &link.name()]).await.map_err(|error| fault::refused(&error))?;
     let read = |row: &tokio_postgres::Row| {
         Some(ParkedRow {
             row: digest(row.get(0))?,

@@ -135,14 +135,14 @@ impl OpenChunk<'_> {
     async fn write_others(&self, others: &[Vec<Set>], kind: SetKind) -> Outcome<()> {
         let mut statements = Statements::default();
         for set in others.iter().flatten().filter(|set| set.kind == kind) {
-            let table = &self.plan.targets[set.target].name;
-            let refused = |error| fault::written(&error, true, None).table(table);
+            let target = &self.plan.targets[set.target];
+            let refused = |error| fault::written(&error, true, Some(target));
             for range in bound::ranges(set, false) {
                 let bound = bound::rows(self.client, &mut statements, self.plan, set, range).await.map_err(refused)?;
                 let count = self.client.execute_raw(&bound.statement, bound.parameters).await.map_err(refused)?;
                 if bound.rows.is_some_and(|rows| rows != count) {
                     let what = "a row that is to be patched is not there";
-                    return Err(Problem::stop(Blame::Target, "ROWCOUNT", what).table(table).remedy(
+                    return Err(Problem::stop(Blame::Target, "ROWCOUNT", what).table(&target.name).remedy(
                         "every row of the rule's table must stand for a row that another table's rows own: a foreign key on the source would say so",
                     ));
                 }
@@ -211,16 +211,15 @@ impl OpenChunk<'_> {
         let table = &self.plan.targets[target];
         let names = quote_names(columns.iter().map(|column| table.columns[*column as usize].name.as_str()));
         let sql = format!("COPY {} ({names}) FROM STDIN", table.name.sql());
-        let sink =
-            self.client.copy_in(&sql).await.map_err(|error| fault::written(&error, true, None).table(&table.name))?;
+        let sink = self.client.copy_in(&sql).await.map_err(|error| fault::written(&error, true, Some(table)))?;
         Ok(Box::pin(sink))
     }
 
     async fn end_stream(&mut self) -> Outcome<()> {
         if let Some((target, mut stream)) = self.stream.take() {
-            let table = &self.plan.targets[target].name;
-            self.rows +=
-                stream.as_mut().finish().await.map_err(|error| fault::written(&error, true, None).table(table))?;
+            let target = &self.plan.targets[target];
+            let ended = stream.as_mut().finish().await;
+            self.rows += ended.map_err(|error| fault::written(&error, true, Some(target)))?;
         }
         Ok(())
     }

@@ -33,7 +33,7 @@ pub struct Settings {
     pub link: Link,
     /// Whether the way back is kept open while only one link applies: the other one watches.
     pub rollback: bool,
-    /// No setting of the file: this start is the repair that opens the way back (`link::reopen`).
+    /// No setting of the file: this start is the repair that opens the way back (`link::way`).
     pub reopens: bool,
     /// Who wins where both sides changed one thing; there is no default for `both`.
     pub conflict: Option<Policy>,

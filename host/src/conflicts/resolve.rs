@@ -11,6 +11,7 @@
 //! has changed since it was recorded.
 
 use super::{Columns, Record, find, found, literal, of_link, record, recorded_at, side};
+use crate::apply::conflict::PARKED;
 use crate::config::Settings;
 use crate::marker::Link;
 use crate::names::{TableName, quote_name, quote_text};
@@ -251,8 +252,7 @@ impl Deed<'_> {
         let Some(session) = recorded_at(self.settings, link).await? else { return Ok(()) };
         let digest = quote_text(digest);
         let update = self.noted("state = 'resolved'", &session);
-        let open =
-            format!("state = 'open' AND kind NOT IN ('unique', 'parent') AND key_digest = decode({digest}, 'hex')");
+        let open = format!("state = 'open' AND kind NOT IN {PARKED} AND key_digest = decode({digest}, 'hex')");
         session
             .run(&format!(
                 "UPDATE falkirk.conflict AS c SET {update} WHERE {} AND {open}",

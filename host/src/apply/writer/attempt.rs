@@ -10,6 +10,7 @@
 use bytes::Bytes;
 
 use super::{Expected, Writer, bound};
+use crate::apply::conflict::PARKED;
 use crate::apply::encode::Ready;
 use crate::apply::fault;
 use crate::change::Datum;
@@ -18,10 +19,6 @@ use crate::marker::Link;
 use crate::names::{TableName, quote_name, quote_text};
 use crate::plan::Target;
 use crate::problem::{Blame, Outcome, Problem};
-
-const SETTLE: &str = "UPDATE falkirk.conflict SET state = 'resolved', resolved_at = now(), \
-    resolved_by = coalesce(resolved_by, 'the application') WHERE migration = $1::text AND link = $2::text \
-    AND key_digest = $3::bytea AND kind IN ('unique', 'parent') AND state = 'open'";
 
 /// What became of a row.
 #[derive(Debug)]
@@ -204,7 +201,7 @@ impl Writer<'_> {
             "SELECT c.taken IS NULL OR c.taken <> $4, EXISTS (SELECT FROM jsonb_object_keys(c.lost) AS k \
              WHERE c.kept IS NOT NULL AND (to_jsonb(t) -> k) IS DISTINCT FROM (c.kept -> k)) \
              FROM falkirk.conflict AS c LEFT JOIN {} AS t ON {} WHERE c.migration = $1 AND c.link = $2 \
-             AND c.key_digest = $3 AND c.kind IN ('unique', 'parent') AND c.state = 'open'",
+             AND c.key_digest = $3 AND c.kind IN {PARKED} AND c.state = 'open'",
             target.name.sql(),
             found(target, key, "t"),
         );
@@ -226,7 +223,12 @@ impl Writer<'_> {
     /// A row waits for a unique value no longer: its record is closed in the open transaction.
     pub async fn settle_parked(&mut self, digest: u128) -> Outcome<()> {
         self.check_all().await?;
-        let prepared = self.statements.get(self.client, SETTLE.to_owned()).await;
+        let settle = format!(
+            "UPDATE falkirk.conflict SET state = 'resolved', resolved_at = now(), \
+             resolved_by = coalesce(resolved_by, 'the application') WHERE migration = $1::text AND link = $2::text \
+             AND key_digest = $3::bytea AND kind IN {PARKED} AND state = 'open'"
+        );
+        let prepared = self.statements.get(self.client, settle).await;
         let text = |text: &str| Ready(Bytes::copy_from_slice(text.as_bytes()));
         let parameters = vec![
             text(&self.identity.migration),

@@ -7,6 +7,7 @@ use futures_util::TryStreamExt;
 
 use super::locked::keys_of;
 use super::{Writer, number};
+use crate::apply::conflict::PARKED;
 use crate::apply::encode::Ready;
 use crate::apply::fault;
 use crate::apply::statement::{self, Parameter};
@@ -142,9 +143,9 @@ fn sql(target: &Target, described: &[Parameter], keys: usize, open: bool) -> Str
         ),
         true => format!(
             "{fresh}, known AS (UPDATE falkirk.conflict AS c SET state = 'open', position = f.position, \
-             lost = CASE WHEN c.kind IN ('unique', 'parent') THEN c.lost || f.lost ELSE f.lost END, kept = f.kept, held_by = f.held_by, \
+             lost = CASE WHEN c.kind IN {PARKED} THEN c.lost || f.lost ELSE f.lost END, kept = f.kept, held_by = f.held_by, \
              winner = NULL, taken = NULL, resolved_at = NULL, resolved_by = NULL, resolved_position = NULL \
-             FROM fresh AS f WHERE {same} AND (c.position = f.position OR (c.kind IN ('unique', 'parent') AND c.state = 'open')) \
+             FROM fresh AS f WHERE {same} AND (c.position = f.position OR (c.kind IN {PARKED} AND c.state = 'open')) \
              RETURNING c.id), \
              made AS (INSERT INTO falkirk.conflict ({columns}, state) SELECT {columns}, 'open' FROM fresh \
              WHERE NOT EXISTS (SELECT FROM known) RETURNING id) \

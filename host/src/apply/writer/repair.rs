@@ -76,7 +76,7 @@ impl<'c> Repairs<'c> {
             let statement = self.statements.get(self.client, statement::lock(target, &described)).await?;
             self.client.execute_raw(&statement, ready).await
         };
-        run.await.map(|_| ()).map_err(|error| fault::written(&error, true, None).table(&target.name))
+        run.await.map(|_| ()).map_err(|error| fault::written(&error, true, Some(target)))
     }
 
     /// Signs and writes sets, each of which touches exactly the rows that it names, and commits.
@@ -91,14 +91,14 @@ impl<'c> Repairs<'c> {
         let deferred = self.client.batch_execute("SET CONSTRAINTS ALL DEFERRED").await;
         deferred.map_err(|error| fault::refused(&error))?;
         for set in &sets {
-            let table = &plan.targets[set.target].name;
-            let refused = |error| fault::written(&error, true, None).table(table);
+            let target = &plan.targets[set.target];
+            let refused = |error| fault::written(&error, true, Some(target));
             for range in bound::ranges(set, false) {
                 let bound = bound::rows(self.client, &mut self.statements, plan, set, range).await.map_err(refused)?;
                 let count = self.client.execute_raw(&bound.statement, bound.parameters).await.map_err(refused)?;
                 if bound.rows.is_some_and(|rows| rows != count) {
                     let what = "a repair does not touch exactly the rows that it has just seen";
-                    return Err(Problem::stop(Blame::Target, "ROWCOUNT", what).table(table).remedy(
+                    return Err(Problem::stop(Blame::Target, "ROWCOUNT", what).table(&target.name).remedy(
                         "see whether triggers or rules of the target keep rows from being written, then run it again",
                     ));
                 }
