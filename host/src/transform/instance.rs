@@ -19,6 +19,8 @@ const CALLS: u32 = 1_000;
 
 /// Frames of a backtrace that a message shows.
 const FRAMES_SHOWN: usize = 6;
+/// Longer names are cut.
+const NAME_CHARS: usize = 80;
 
 /// What went wrong inside a transform, before anyone knows which row is to blame.
 #[derive(Clone, Debug)]
@@ -124,13 +126,13 @@ fn frames(error: &wasmtime::Error) -> String {
     let mut shown = Vec::new();
     for frame in backtrace.frames() {
         if frame.symbols().is_empty() {
-            shown.push(frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), str::to_owned));
+            shown.push(frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), bare));
         }
         for symbol in frame.symbols() {
-            let name = symbol.name().or(frame.func_name()).unwrap_or("?");
+            let name = bare(symbol.name().or(frame.func_name()).unwrap_or("?"));
             match (symbol.file(), symbol.line()) {
                 (Some(file), Some(line)) => shown.push(format!("{name} at {}:{line}", short(file))),
-                _ => shown.push(name.to_owned()),
+                _ => shown.push(name),
             }
         }
     }
@@ -143,6 +145,12 @@ fn frames(error: &wasmtime::Error) -> String {
     }
 }
 
+/// A function's name without what it is generic over: that fills pages, and whoever wrote the artifact chose its length.
+fn bare(name: &str) -> String {
+    let end = name.find('<').filter(|at| *at > 0).unwrap_or(name.len());
+    name[..end].chars().take(NAME_CHARS).collect()
+}
+
 fn is_runtime(frame: &str) -> bool {
     ["std::", "core::", "alloc::", "__rust", "rust_panic", "_R", "abort"].iter().any(|start| frame.starts_with(start))
 }
@@ -152,4 +160,16 @@ fn short(file: &str) -> String {
     let mut parts: Vec<&str> = file.rsplit(['/', '\\']).take(2).collect();
     parts.reverse();
     parts.join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bare;
+
+    #[test]
+    fn l10_names_of_functions_are_short_whatever_the_artifact_calls_them() {
+        assert_eq!(bare("call_mut<fn(a::b) -> c<d>, (e)>"), "call_mut");
+        assert_eq!(bare("<a as b>::c"), "<a as b>::c");
+        assert_eq!(bare(&"x".repeat(10_000)).len(), 80);
+    }
 }
