@@ -34,7 +34,7 @@ pub struct Finished {
 }
 
 impl Running {
-    pub(crate) fn start(folder: &Path, arguments: &[&str], temporary: Option<&Path>) -> Running {
+    pub(crate) fn start(folder: &Path, arguments: &[&str], places: &[(&str, &Path)]) -> Running {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let (out, err) = (folder.join(format!("out.{number}")), folder.join(format!("err.{number}")));
@@ -42,7 +42,7 @@ impl Running {
         let line = format!("falkirk {}", arguments.join(" "));
         let mut command = Command::new(binary());
         command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(file(&out)).stderr(file(&err));
-        temporary.map(|folder| command.env("TMPDIR", folder));
+        command.envs(places.iter().copied());
         let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {line}: {error}"));
         Running { child, out, err, line }
     }

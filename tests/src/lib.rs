@@ -203,12 +203,12 @@ impl Stage {
 
     /// Starts `falkirk` in the test's folder and leaves it running.
     pub fn start_falkirk(&self, arguments: &[&str]) -> Running {
-        Running::start(self.folder(), arguments, None)
+        Running::start(self.folder(), arguments, &[])
     }
 
-    /// Like [`Stage::start_falkirk`], with another folder for temporary files.
-    pub fn start_falkirk_in(&self, temporary: &Path, arguments: &[&str]) -> Running {
-        Running::start(self.folder(), arguments, Some(temporary))
+    /// Like [`Stage::start_falkirk`], with places that the environment names.
+    pub fn start_falkirk_with(&self, places: &[(&str, &Path)], arguments: &[&str]) -> Running {
+        Running::start(self.folder(), arguments, places)
     }
 
     /// Both sides give the same rows for these two queries, whatever their order.

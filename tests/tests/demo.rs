@@ -1,8 +1,12 @@
 //! The demo: its shop, its load, and the whole story as a person starts it.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use falkirk::cluster::{BIN_VARIABLE, find_programs};
 use falkirk::demo::load::{Load, Pace};
 use falkirk::demo::servers::{Servers, connect};
 use falkirk::pg::address::Address;
@@ -48,23 +52,25 @@ struct Ground(TempDir);
 
 impl Ground {
     fn new() -> Ground {
-        use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::Builder::new().prefix("demo-").tempdir().expect("a temporary folder can be made");
-        let all = std::fs::Permissions::from_mode(0o777);
-        std::fs::set_permissions(folder.path(), all).expect("a folder has a mode");
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).expect("a folder has a mode");
         Ground(folder)
+    }
+
+    fn variable(&self) -> (&str, &Path) {
+        ("TMPDIR", self.0.path())
     }
 
     /// The folders of private servers.
     fn folders(&self) -> usize {
-        std::fs::read_dir(self.0.path()).expect("the folder is there").count()
+        fs::read_dir(self.0.path()).expect("the folder is there").count()
     }
 
     /// Processes that were told of a place in the folder, as a server is of its data and a watcher of what it watches.
     fn processes(&self) -> Vec<String> {
         let place = self.0.path().to_str().expect("a path of plain letters").to_owned();
-        let all = std::fs::read_dir("/proc").expect("there are processes").flatten();
-        let lines = all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+        let all = fs::read_dir("/proc").expect("there are processes").flatten();
+        let lines = all.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
         lines
             .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
             .filter(|line| line.contains(&place))
@@ -87,7 +93,7 @@ impl Ground {
 #[test]
 fn l8_the_whole_story_ends_with_no_difference_while_a_load_was_running_and_leaves_nothing() {
     let (stage, ground) = (Stage::one_way("demo_whole"), Ground::new());
-    let demo = stage.start_falkirk_in(ground.0.path(), &["demo", "--json", "--stream", "3"]);
+    let demo = stage.start_falkirk_with(&[ground.variable()], &["demo", "--json", "--stream", "3"]);
     ground.holds_two_servers();
     let story = demo.wait(Duration::from_secs(120)).expect(0);
     ground.is_empty();
@@ -110,7 +116,7 @@ fn a_signal_ends_the_demo_at_any_time_says_so_and_leaves_nothing() {
     let stage = Stage::one_way("demo_signal");
     for after_ms in [300, 2_500, 6_000, 18_000] {
         let ground = Ground::new();
-        let demo = stage.start_falkirk_in(ground.0.path(), &["demo", "--stream", "3"]);
+        let demo = stage.start_falkirk_with(&[ground.variable()], &["demo", "--stream", "3"]);
         std::thread::sleep(Duration::from_millis(after_ms));
         if after_ms >= 6_000 {
             ground.holds_two_servers();
@@ -118,6 +124,31 @@ fn a_signal_ends_the_demo_at_any_time_says_so_and_leaves_nothing() {
         demo.signal(Signal::SIGINT);
         let ended = demo.wait(Duration::from_secs(30)).expect(130);
         assert!(ended.out.is_empty(), "no figures of a story without its end\n{}", ended.out);
+        ground.is_empty();
+    }
+}
+
+/// Server programs of which the one that starts and stops a server takes two seconds longer.
+fn slow_programs() -> TempDir {
+    let (real, slow) = (find_programs(None).unwrap(), tempfile::tempdir().unwrap());
+    fs::set_permissions(slow.path(), Permissions::from_mode(0o755)).unwrap();
+    for (program, pause_s) in [("initdb", 0), ("postgres", 0), ("pg_ctl", 2)] {
+        let script = format!("#!/bin/sh\nsleep {pause_s}\nexec '{}' \"$@\"\n", real.join(program).display());
+        fs::write(slow.path().join(program), script).unwrap();
+        fs::set_permissions(slow.path().join(program), Permissions::from_mode(0o755)).unwrap();
+    }
+    slow
+}
+
+#[test]
+fn a_signal_while_the_servers_of_the_demo_are_still_starting_leaves_nothing() {
+    let (stage, programs) = (Stage::one_way("demo_starting"), slow_programs());
+    for after_ms in [500, 1_200, 2_000] {
+        let ground = Ground::new();
+        let demo = stage.start_falkirk_with(&[ground.variable(), (BIN_VARIABLE, programs.path())], &["demo"]);
+        std::thread::sleep(Duration::from_millis(after_ms));
+        demo.signal(Signal::SIGINT);
+        demo.wait(Duration::from_secs(60)).expect(130);
         ground.is_empty();
     }
 }
@@ -132,7 +163,7 @@ async fn rows(url: &str, table: &str) -> u64 {
 #[test]
 fn a_demo_that_is_kept_can_be_used_by_what_it_prints_and_removed_by_what_it_prints() {
     let (stage, ground) = (Stage::one_way("demo_kept"), Ground::new());
-    let demo = stage.start_falkirk_in(ground.0.path(), &["demo", "--keep", "--json", "--stream", "1"]);
+    let demo = stage.start_falkirk_with(&[ground.variable()], &["demo", "--keep", "--json", "--stream", "1"]);
     let story = demo.wait(Duration::from_secs(120)).expect(0);
     assert_eq!(story.json()["ok"], true, "figures alone on standard output: {}", story.out);
     ground.holds_two_servers();

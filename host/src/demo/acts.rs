@@ -7,7 +7,7 @@ use crate::clean;
 use crate::config::Direction;
 use crate::demo::crew::{Crew, Played, one, watch_lag};
 use crate::demo::deeds::Release;
-use crate::demo::servers::{Servers, connect};
+use crate::demo::servers::connect;
 use crate::demo::summary::{Act, Comparison, Lag, Report, Times, grouped};
 use crate::demo::{Options, Stage, say};
 use crate::live;
@@ -21,9 +21,7 @@ const ALONE: Duration = Duration::from_secs(2);
 
 /// Plays all acts. What has to be cleared away later stands on the stage as soon as it is there.
 pub(super) async fn play(options: &Options, transform: &Path, stage: &mut Stage) -> Played<Report> {
-    let began = Instant::now();
-    say("two private PostgreSQL servers: blue for release 1, green for release 2");
-    let servers = stage.servers.insert(Servers::start(Vec::new()).await.map_err(one)?);
+    let (began, servers) = (stage.began, &stage.servers);
     servers.furnish().await.map_err(one)?;
     let rows_seeded = servers.seed().await.map_err(one)?;
     let seeded_s = began.elapsed().as_secs_f64();
@@ -131,9 +129,7 @@ impl Play<'_> {
     }
 
     async fn position(&self) -> Outcome<Lsn> {
-        let servers = self.crew.stage.servers.as_ref();
-        let url = servers.map(Servers::blue_url).unwrap_or_default();
-        connect(&url).await?.one("SELECT pg_current_wal_insert_lsn()").await?.number(0)
+        connect(&self.crew.stage.servers.blue_url()).await?.one("SELECT pg_current_wal_insert_lsn()").await?.number(0)
     }
 
     async fn green_ready(&mut self) -> Played<()> {

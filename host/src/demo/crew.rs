@@ -57,14 +57,9 @@ impl<'s> Crew<'s> {
     /// For servers that stand on the stage.
     pub(super) async fn new(options: &'s Options, stage: &'s mut Stage, transform: &'s Path) -> Played<Crew<'s>> {
         let Stage { servers, configuration, .. } = &mut *stage;
-        let servers = servers.as_ref().ok_or_else(gone)?;
         let settings = configure(servers, (transform, Direction::Forward), configuration).map_err(one)?;
         let artifact = supervisor::load_artifact(&settings).await.map_err(one)?;
         Ok(Crew { options, stage, transform, settings, artifact })
-    }
-
-    pub(super) fn servers(&self) -> Played<&Servers> {
-        self.stage.servers.as_ref().ok_or_else(gone)
     }
 
     pub(super) fn load(&mut self) -> Played<&mut Load> {
@@ -77,8 +72,8 @@ impl<'s> Crew<'s> {
 
     /// Users begin in release 1.
     pub(super) async fn open_the_shop(&mut self) -> Played<()> {
-        let blue = Address::parse(&self.servers()?.blue_url()).map_err(one)?;
-        let green = Address::parse(&self.servers()?.green_url()).map_err(one)?;
+        let blue = Address::parse(&self.stage.servers.blue_url()).map_err(one)?;
+        let green = Address::parse(&self.stage.servers.green_url()).map_err(one)?;
         let mut load = Load::start(&blue, self.options.pace).await.map_err(one)?;
         load.open_release_2(green);
         self.stage.load = Some(load);
@@ -89,7 +84,6 @@ impl<'s> Crew<'s> {
     pub(super) async fn go(&mut self, direction: Direction) -> Played<()> {
         self.halt().await?;
         let Stage { servers, configuration, .. } = &mut *self.stage;
-        let servers = servers.as_ref().ok_or_else(gone)?;
         self.settings = configure(servers, (self.transform, direction), configuration).map_err(one)?;
         self.stage.link = Some(Link::start(self.settings.clone(), self.options.for_eyes));
         Ok(())
@@ -103,19 +97,18 @@ impl<'s> Crew<'s> {
         }
     }
 
-    fn side(&self, release: Release) -> Played<String> {
-        let servers = self.servers()?;
-        Ok(match release {
-            Release::One => servers.blue_url(),
-            Release::Two => servers.green_url(),
-        })
+    fn side(&self, release: Release) -> String {
+        match release {
+            Release::One => self.stage.servers.blue_url(),
+            Release::Two => self.stage.servers.green_url(),
+        }
     }
 
     /// Waits until everything that was committed in a release so far has arrived in the other one: one last event there,
     /// which has arrived when everything before it has.
     pub(super) async fn arrived(&mut self, release: Release) -> Played<()> {
         let other = if release == Release::One { Release::Two } else { Release::One };
-        let (from, to) = (self.side(release)?, self.side(other)?);
+        let (from, to) = (self.side(release), self.side(other));
         let (from, to) = (connect(&from).await.map_err(one)?, connect(&to).await.map_err(one)?);
         let fence = from.one("INSERT INTO public.event (kind) VALUES ('fence') RETURNING id").await.map_err(one)?;
         let id = fence.number::<i64>(0).map_err(one)?;
@@ -243,7 +236,7 @@ impl<'s> Crew<'s> {
 
     /// What release 2 alone knows of its customers: how many, and one text that stands for all of it.
     pub(super) async fn levels(&self) -> Played<(u64, String)> {
-        let green = connect(&self.servers()?.green_url()).await.map_err(one)?;
+        let green = connect(&self.stage.servers.green_url()).await.map_err(one)?;
         // Customers who were registered later may be deleted again.
         let sql = format!(
             "SELECT count(*) FILTER (WHERE loyalty_level <> 'basic'), md5(string_agg(id || loyalty_level, ',' ORDER BY id))

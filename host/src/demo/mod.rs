@@ -21,6 +21,7 @@ pub mod servers;
 pub mod summary;
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use tokio::sync::watch;
 
@@ -59,9 +60,9 @@ pub enum Ending {
 }
 
 /// What is on the stage, for whoever has to clear it.
-#[derive(Default)]
 struct Stage {
-    servers: Option<Servers>,
+    began: Instant,
+    servers: Servers,
     load: Option<Load>,
     link: Option<Link>,
     configuration: Option<PathBuf>,
@@ -70,7 +71,7 @@ struct Stage {
 /// Plays the story. `stop` ends it early.
 pub async fn run(options: &Options, mut stop: watch::Receiver<bool>) -> Result<Ending, Vec<Problem>> {
     let transform = component(options).map_err(|problem| vec![problem])?;
-    let mut stage = Stage::default();
+    let mut stage = Stage::open().await.map_err(|problem| vec![problem])?;
     let played = tokio::select! {
         biased;
         // An error means that nobody can ask for the end any more.
@@ -90,6 +91,13 @@ pub async fn run(options: &Options, mut stop: watch::Receiver<bool>) -> Result<E
 }
 
 impl Stage {
+    /// A signal is heeded after this: servers that are still being made belong to nobody who could remove them.
+    async fn open() -> Result<Stage, Problem> {
+        say("two private PostgreSQL servers: blue for release 1, green for release 2");
+        let (began, servers) = (Instant::now(), Servers::start(Vec::new()).await?);
+        Ok(Stage { began, servers, load: None, link: None, configuration: None })
+    }
+
     /// The load first, then the link, which drains, then the servers: kept, with a text how to go on, or removed.
     async fn clear(self, keep: bool) -> Result<Option<String>, Problem> {
         drop(self.load);
@@ -97,14 +105,11 @@ impl Stage {
             // Whatever it says now, the story has ended already.
             let _ = link.end().await;
         }
-        match self.servers {
-            Some(servers) if keep => servers.keep(self.configuration.as_deref()).map(Some),
-            Some(servers) => {
-                servers.remove().await;
-                Ok(None)
-            }
-            None => Ok(None),
+        if keep {
+            return self.servers.keep(self.configuration.as_deref()).map(Some);
         }
+        self.servers.remove().await;
+        Ok(None)
     }
 }
 
