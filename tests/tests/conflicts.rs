@@ -2,6 +2,7 @@
 //! word; one unique value under two keys.
 
 use falkirk_tests::{Finished, SOON, Side, Stage, until};
+use nix::sys::signal::Signal;
 
 const ITEM: &str =
     "CREATE TABLE item (id int PRIMARY KEY, flag int, note text); ALTER TABLE item REPLICA IDENTITY FULL";
@@ -81,6 +82,43 @@ fn counter_example_21_a_decided_conflict_is_listed_and_shown_without_values_and_
     assert!(by.starts_with(&stage.green.role()) && by.contains("process"), "{by}");
     stage.falkirk(&["conflicts", "resolve", &id, "--take", "green"]).expect(1).says("ALREADY_RESOLVED");
     stage.falkirk(&["conflicts", "show", "green-999"]).expect(1).says("CONFLICT_UNKNOWN");
+    stage.falkirk(&["clean"]).expect(0);
+}
+
+#[test]
+fn what_a_record_says_of_a_row_is_kept_as_long_as_the_retention_says_and_then_erased() {
+    let stage = items("conflict_retention", "green_wins");
+    let more = "conflict = \"green_wins\"\ntransforms = []\n[retention]\nconflict_values_days = 30";
+    stage.config("both", more);
+    clash(&stage, 1);
+    clash(&stage, 2);
+    follow(&stage).expect(0);
+    let ids: Vec<String> =
+        listed(&stage, &[]).iter().map(|entry| entry["id"].as_str().expect("an id is text").to_owned()).collect();
+    // One is a day too old, one a day too young.
+    for (id, days) in ids.iter().zip([31, 29]) {
+        let number = id.trim_start_matches("green-");
+        stage
+            .green
+            .admin(&format!("UPDATE falkirk.conflict SET at = now() - interval '{days} days' WHERE id = {number}"));
+    }
+    let host = stage.start_falkirk(&["run"]);
+    let erased = "SELECT count(*) FROM falkirk.conflict WHERE erased_at IS NOT NULL";
+    until("an old record is erased", SOON, || stage.green.admin(erased)[0][0] == "1");
+    host.signal(Signal::SIGTERM);
+    host.wait(SOON).expect(143);
+    let values = |id: &str| stage.falkirk(&["conflicts", "show", id, "--values"]).expect(0);
+    values(&ids[0]).says("both sides changed the same columns").says("erased").keeps_quiet_about("secret");
+    values(&ids[1]).says("blue secret").says("green secret");
+    let rows = "SELECT count(*) FROM falkirk.conflict AS c WHERE c::text LIKE '%secret%'";
+    assert_eq!(stage.green.admin(rows)[0][0], "1", "an erased record holds no value of the row");
+    let all = listed(&stage, &["--values"]);
+    assert!(all[0]["erased_at"].is_string() && all[1]["erased_at"].is_null(), "{all:?}");
+    assert!(all[0]["key"].as_str().is_some_and(|key| key.starts_with('#')), "{all:?}");
+    stage.falkirk(&["conflicts", "resolve", &ids[0], "--take", "blue"]).expect(1).says("VALUES_ERASED");
+    assert_eq!(notes(&stage, 1), ["green secret", "green secret"]);
+    stage.falkirk(&["conflicts", "resolve", &ids[0], "--take", "green"]).expect(0).says("confirmed");
+    stage.falkirk(&["conflicts", "resolve", &ids[1], "--take", "blue"]).expect(0);
     stage.falkirk(&["clean"]).expect(0);
 }
 

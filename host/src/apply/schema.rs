@@ -18,6 +18,7 @@ const STEPS: &[(usize, &str)] = &[
     (6, include_str!("schema_6.sql")),
     (7, include_str!("schema_7.sql")),
     (8, include_str!("schema_8.sql")),
+    (9, include_str!("schema_9.sql")),
 ];
 
 /// Serializes hosts that start at the same time; any fixed number that nobody else uses.

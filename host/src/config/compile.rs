@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::written::{container_mib, small_range};
+use super::limits::container_mib;
+use super::written::small_range;
 use crate::problem::Outcome;
 use crate::transform::Compiler;
 

@@ -5,6 +5,7 @@
 
 mod admin;
 mod compile;
+mod limits;
 mod written;
 
 use std::collections::BTreeMap;
@@ -61,6 +62,8 @@ pub struct Settings {
     pub copy_chunk_bytes: u64,
     /// How many numbers lie at least between what the two sides' sequences hand out while both write.
     pub sequence_gap: i128,
+    /// How long the values of a decided conflict are kept, in days.
+    pub conflict_values_days: u32,
     /// The share of the watched side's changed rows that are tried for the way back, from 0 to 1.
     pub trial_share: f64,
     /// Source log held back by the slot, in bytes, from which on a warning is given.
@@ -285,7 +288,7 @@ schema_version = "2"
 
     #[test]
     fn row_9_limits_beyond_the_container_are_refused_and_what_fits_exactly_is_not() {
-        let within = |wanted, limit| written::within_container(wanted, limit).map_err(|problem| problem.to_string());
+        let within = |wanted, limit| limits::within_container(wanted, limit).map_err(|problem| problem.to_string());
         assert_eq!(within(1_000, None), Ok(()), "no limit to exceed");
         assert_eq!(within(1_000, Some(1_000)), Ok(()));
         let refused = within(1_001, Some(1_000)).expect_err("more than the container has");

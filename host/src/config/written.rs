@@ -10,7 +10,6 @@ use crate::marker::Link;
 use crate::names::TableName;
 use crate::pg::address::Address;
 use crate::problem::{Blame, Outcome, Problem};
-use crate::transform::{Limits, OnNondeterminism, cores};
 
 /// Which links run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -62,7 +61,7 @@ pub(super) struct Written {
     #[serde(default)]
     tables: Tables,
     #[serde(default)]
-    limits: WrittenLimits,
+    limits: super::limits::WrittenLimits,
     #[serde(default)]
     compile: super::compile::WrittenCompile,
     #[serde(default)]
@@ -71,6 +70,8 @@ pub(super) struct Written {
     sequences: Sequences,
     #[serde(default)]
     rollback: RollbackTrial,
+    #[serde(default)]
+    retention: Retention,
     #[serde(default)]
     warn: Warn,
     admin: Option<super::admin::WrittenAdmin>,
@@ -140,31 +141,6 @@ enum Added {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct WrittenLimits {
-    memory_mib: i64,
-    batch_time_ms: i64,
-    output_mib: i64,
-    instances: Option<i64>,
-    determinism_share: f64,
-    on_nondeterminism: OnNondeterminism,
-}
-
-impl Default for WrittenLimits {
-    fn default() -> Self {
-        let usual = Limits::default();
-        WrittenLimits {
-            memory_mib: usual.memory_mib.into(),
-            batch_time_ms: usual.batch_time_ms.into(),
-            output_mib: usual.output_mib.into(),
-            instances: None,
-            determinism_share: usual.determinism_share,
-            on_nondeterminism: usual.on_nondeterminism,
-        }
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
 struct Copy {
     workers: i64,
     chunk_mib: i64,
@@ -197,6 +173,18 @@ struct RollbackTrial {
 impl Default for RollbackTrial {
     fn default() -> Self {
         RollbackTrial { trial_share: 1.0 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Retention {
+    conflict_values_days: i64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Retention { conflict_values_days: 90 }
     }
 }
 
@@ -250,6 +238,8 @@ const KEYS: &[&str] = &[
     "sequences",
     "gap_numbers",
     "trial_share",
+    "retention",
+    "conflict_values_days",
     "warn",
     "retained_wal_mib",
     "admin",
@@ -331,6 +321,12 @@ impl Written {
             copy_chunk_bytes: range("copy.chunk_mib", self.copy.chunk_mib, 1, 1_024)? << 20,
             sequence_gap: range("sequences.gap_numbers", self.sequences.gap_numbers, 100, 1 << 40)?.into(),
             trial_share: share("rollback.trial_share", self.rollback.trial_share)?,
+            conflict_values_days: small_range(
+                "retention.conflict_values_days",
+                self.retention.conflict_values_days,
+                1,
+                36_500,
+            )?,
             retained_wal_warn_bytes: range("warn.retained_wal_mib", self.warn.retained_wal_mib, 1, 1 << 24)? << 20,
             warnings,
         })
@@ -360,61 +356,6 @@ fn share(name: &str, value: f64) -> Outcome<f64> {
 pub(super) fn small_range(name: &str, value: i64, least: u32, most: u32) -> Outcome<u32> {
     // The range holds, so the value fits.
     range(name, value, least.into(), most.into()).map(|value| value as u32)
-}
-
-impl WrittenLimits {
-    /// Limits for so many links at once.
-    fn settle(&self, links: u64) -> Outcome<Limits> {
-        let memory_mib = small_range("limits.memory_mib", self.memory_mib, 16, 1_024)?;
-        let container_mib = container_mib();
-        let instances = match self.instances {
-            Some(instances) => small_range("limits.instances", instances, 1, 64)?,
-            // As many as there are cores, and no more than the container holds.
-            None => (2..=cores())
-                .rev()
-                .find(|count| container_mib.is_none_or(|limit| all_mib(memory_mib, *count, links) <= limit))
-                .unwrap_or(1),
-        };
-        within_container(all_mib(memory_mib, instances, links), container_mib)?;
-        if !(0.0..=1.0).contains(&self.determinism_share) {
-            let share = self.determinism_share;
-            return Err(invalid(format!(
-                "limits.determinism_share = {share} is out of range: it must be between 0 and 1"
-            )));
-        }
-        Ok(Limits {
-            memory_mib,
-            batch_time_ms: small_range("limits.batch_time_ms", self.batch_time_ms, 10, 60_000)?,
-            output_mib: small_range("limits.output_mib", self.output_mib, 1, 1_024)?,
-            instances,
-            determinism_share: self.determinism_share,
-            on_nondeterminism: self.on_nondeterminism,
-        })
-    }
-}
-
-/// What all transform instances together may take: those of the links, and one that is being tried.
-fn all_mib(memory_mib: u32, instances: u32, links: u64) -> u64 {
-    u64::from(memory_mib) * (u64::from(instances) * links + 1)
-}
-
-/// What the container allows, if it limits memory at all.
-pub(super) fn container_mib() -> Option<u64> {
-    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?;
-    limit.trim().parse::<u64>().ok().map(|bytes| bytes >> 20)
-}
-
-/// Pitfalls, section 6, row 9: limits that the container cannot hold would end as a kill in the night.
-pub(super) fn within_container(wanted_mib: u64, limit_mib: Option<u64>) -> Outcome<()> {
-    match limit_mib {
-        Some(limit_mib) if wanted_mib > limit_mib => Err(Problem::refuse(
-            Blame::Config,
-            "LIMIT_EXCEEDS_CGROUP",
-            format!("all transform instances together may take {wanted_mib} MiB, the container allows {limit_mib} MiB"),
-        )
-        .remedy("lower limits.memory_mib or limits.instances, or give the container more memory")),
-        _ => Ok(()),
-    }
 }
 
 /// `strict` takes no artifact on trust, and a file that is watched has to be allowed to change.

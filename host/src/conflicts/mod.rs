@@ -50,6 +50,8 @@ pub struct Entry {
     pub at: String,
     /// The commit position of the change that was not written, on the other side.
     pub position: String,
+    /// Since when it holds no key and no value of the row any more (`[retention] conflict_values_days`).
+    pub erased_at: Option<String>,
     /// How many rows hold the unique value, or their keys if they were asked for.
     pub held_by: serde_json::Value,
 }
@@ -102,6 +104,7 @@ struct Record {
     resolved_by: Option<String>,
     at: String,
     position: String,
+    erased_at: Option<String>,
     lost: Option<Columns>,
     /// The row was there.
     was_there: bool,
@@ -115,7 +118,7 @@ struct Record {
 const SELECT: &str = "SELECT c.id, c.target_table, c.key::text, encode(c.key_digest, 'hex'), c.kind, c.state, c.winner, \
     c.j ->> 'taken', c.resolved_by, to_char(c.at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), c.position, \
     c.lost::text, c.kept IS NOT NULL, c.j ->> 'source_table', c.j ->> 'source_key', ltrim(c.j ->> 'source_digest', '\\x'), \
-    c.j ->> 'held_by' FROM (SELECT *, to_jsonb(o) AS j FROM falkirk.conflict AS o) AS c";
+    c.j ->> 'held_by', c.j ->> 'erased_at' FROM (SELECT *, to_jsonb(o) AS j FROM falkirk.conflict AS o) AS c";
 
 fn record(row: &Row, link: Link) -> Outcome<Record> {
     let name = |index: usize| -> Outcome<Option<TableName>> { Ok(row.get(index).and_then(|text| text.parse().ok())) };
@@ -133,6 +136,7 @@ fn record(row: &Row, link: Link) -> Outcome<Record> {
         resolved_by: own(8),
         at: row.text(9)?,
         position: row.text(10)?,
+        erased_at: own(17),
         lost: row.json(11)?,
         was_there: row.flag(12)?,
         source_table: name(13)?,
@@ -160,7 +164,11 @@ impl Record {
         Entry {
             id: self.id(),
             table: self.table.to_string(),
-            key: if values { serde_json::Value::Object(self.key.clone()) } else { short().into() },
+            key: if values && self.erased_at.is_none() {
+                serde_json::Value::Object(self.key.clone())
+            } else {
+                short().into()
+            },
             kind: self.kind.clone(),
             state: self.state.clone(),
             winner: self.winner.clone(),
@@ -168,6 +176,7 @@ impl Record {
             resolved_by: self.resolved_by.clone(),
             at: self.at.clone(),
             position: self.position.clone(),
+            erased_at: self.erased_at.clone(),
             held_by: match values {
                 true => self.held_by.iter().cloned().map(serde_json::Value::Object).collect(),
                 false => self.held_by.len().into(),
@@ -258,7 +267,12 @@ pub async fn show(settings: &Settings, id: &str, values: bool) -> Outcome<Detail
         record.number
     );
     let mut columns = Vec::new();
-    for row in session.rows(&now).await.map_err(|problem| problem.table(&record.table))? {
+    // Without its key the row cannot be found.
+    let rows = match record.erased_at {
+        Some(_) => Vec::new(),
+        None => session.rows(&now).await.map_err(|problem| problem.table(&record.table))?,
+    };
+    for row in rows {
         let column = row.text(0)?;
         let shown = |value: serde_json::Value| if values { value } else { serde_json::Value::Null };
         let lost = record.lost.as_ref().and_then(|lost| lost.get(&column)).cloned().unwrap_or_default();
@@ -281,6 +295,14 @@ pub async fn show(settings: &Settings, id: &str, values: bool) -> Outcome<Detail
 }
 
 fn means(record: &Record) -> String {
+    let happened = happened(record);
+    match &record.erased_at {
+        Some(at) => format!("{happened}; key and values were erased at {at}"),
+        None => happened,
+    }
+}
+
+fn happened(record: &Record) -> String {
     let (lost, kept) = (side(record.link.other()), side(record.link));
     match (record.kind.as_str(), record.was_there) {
         ("unique", false) => {
@@ -305,6 +327,9 @@ fn next(record: &Record) -> Vec<String> {
     let take = |side: &str, what: String| format!("falkirk conflicts resolve {id} --take {side}: {what}");
     match (record.state.as_str(), record.kind.as_str()) {
         ("resolved", _) => Vec::new(),
+        _ if record.erased_at.is_some() => {
+            vec![take(kept, "confirms what was decided; the values that lost have been erased".to_owned())]
+        }
         (_, "parent") => {
             vec![
                 "resolve the conflict of the row that it refers to: this one is written with it, and closes by itself"

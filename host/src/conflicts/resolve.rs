@@ -99,6 +99,15 @@ impl Deed<'_> {
             return Ok(format!("confirmed: {kept} keeps what it has"));
         }
         self.carried_by(self.record.link.other())?;
+        if let Some(at) = &self.record.erased_at {
+            let what = format!(
+                "the values of {} were erased at {at}: what {lost} would have written is not known",
+                self.record.id()
+            );
+            return Err(Problem::refuse(Blame::Config, "VALUES_ERASED", what).table(&self.record.table).remedy(
+                "change the row in the application; [retention] conflict_values_days says how long values are kept",
+            ));
+        }
         self.within(self.session, self.write_lost()).await?;
         Ok(format!("{lost}'s values are written to {kept}; the {} link carries them on", self.record.link.other()))
     }

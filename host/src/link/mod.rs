@@ -9,6 +9,7 @@ pub mod exchange;
 mod gate;
 mod prepare;
 mod repair;
+mod retention;
 mod returned;
 mod setup;
 mod two_way;
@@ -332,6 +333,7 @@ impl Open<'_> {
             ended = streaming => ended,
             problem = self.answer(clerk) => Err(problem),
             problem = self.mend(&touched) => Err(problem),
+            never = self.erase_old_values(), if self.context.pair.is_some() => match never {},
         }
     }
 }
