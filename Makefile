@@ -5,6 +5,7 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 FALKIRK := $(TARGET)/release/falkirk
 SHOP := $(TARGET)/shop_1_2.wasm
+JS := $(TARGET)/shop_js.wasm
 BENCH ?=
 T ?=
 
@@ -47,8 +48,15 @@ torture: setup transforms ## the long tiers: the same tests with many more round
 	FALKIRK_TORTURE=long FALKIRK_PG_BIN="$$(tests/setup/postgres)" \
 		$(CARGO) test --release --workspace $(T) -- --nocapture
 
+.PHONY: guest-js
+guest-js: ## the guest in JavaScript, which `make bench` measures then; needs Node 20 and npm
+	@mkdir -p $(TARGET)
+	cd examples/guests/js && npm install --prefix . --no-save --no-package-lock @bytecodealliance/componentize-js@0.23.0
+	node examples/guests/js/build.mjs $(JS)
+
 .PHONY: bench
 bench: setup transforms ## speed beside PostgreSQL's own replication; BENCH="--quick --only copy"
+	@if [ -f $(JS) ]; then export FALKIRK_JS_GUEST="$${FALKIRK_JS_GUEST:-$(JS)}"; fi; \
 	FALKIRK_PG_BIN="$$(tests/setup/postgres)" $(CARGO) run --release -p falkirk-tests --bin bench -- $(BENCH)
 
 .PHONY: check

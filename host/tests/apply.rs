@@ -556,9 +556,15 @@ async fn shapes_problems_and_phases_are_kept() {
     let (client, shop, link) = (&basin.client, "shop", Link::Forward);
     let table = TableName::new("app", "My.Table");
     let columns = serde_json::json!([{ "name": "id" }]);
-    checkpoint::save_shape(client, shop, link, &table, &serde_json::json!([])).await.unwrap();
-    checkpoint::save_shape(client, shop, link, &table, &columns).await.unwrap();
-    assert_eq!(checkpoint::load_shapes(client, shop, link).await.unwrap(), [(table, columns)]);
+    let other = TableName::new("app", "other");
+    let none = serde_json::json!([]);
+    let both = vec![(table.clone(), none.clone()), (other.clone(), none.clone())];
+    checkpoint::save_shapes(client, shop, link, &both).await.unwrap();
+    checkpoint::save_shapes(client, shop, link, &vec![(table.clone(), columns.clone())]).await.unwrap();
+    checkpoint::save_shapes(client, shop, link, &Vec::new()).await.unwrap();
+    let mut kept = checkpoint::load_shapes(client, shop, link).await.unwrap();
+    kept.sort_by_key(|(name, _)| name.to_string());
+    assert_eq!(kept, [(table.clone(), columns.clone()), (other.clone(), none.clone())]);
     let outcome = checkpoint::Became::TookOver;
     let entry = checkpoint::Entry { artifact: "sha256:aa".into(), step: "1 -> 2".into(), outcome, reason: "".into() };
     checkpoint::record_revision(client, shop, link, Lsn(5), &entry).await.unwrap();
@@ -572,6 +578,16 @@ async fn shapes_problems_and_phases_are_kept() {
     assert_eq!(checkpoint::last_problem(client, shop, link).await.unwrap().unwrap().1, "GAP");
     checkpoint::clear_problem(client, shop, link).await.unwrap();
     assert!(checkpoint::last_problem(client, shop, link).await.unwrap().is_none());
+    // An exchange records all of it at once.
+    checkpoint::record_problem(client, shop, link, &problem).await.unwrap();
+    let second = checkpoint::Entry { artifact: "sha256:bb".into(), outcome, ..refused };
+    let changed = vec![(other.clone(), columns.clone())];
+    checkpoint::record_exchange(client, shop, link, (Lsn(6), &second), &changed).await.unwrap();
+    let newest = checkpoint::newest_revision(client, shop, link).await.unwrap().unwrap();
+    assert_eq!((newest.artifact.as_str(), newest.was_swapped_in), ("sha256:bb", true));
+    assert!(checkpoint::last_problem(client, shop, link).await.unwrap().is_none());
+    let kept = checkpoint::load_shapes(client, shop, link).await.unwrap();
+    assert!(kept.len() == 2 && kept.iter().all(|(_, shape)| *shape == columns), "{kept:?}");
     let epoch = basin.identity.epoch;
     checkpoint::set_phase(client, shop, link, epoch, checkpoint::Phase::Copying).await.unwrap();
     assert_eq!(checkpoint::load(client, shop, link).await.unwrap().unwrap().phase, checkpoint::Phase::Copying);

@@ -262,6 +262,14 @@ fn l9_an_instance_that_went_stale_or_leaks_is_replaced_and_no_row_is_blamed() {
 }
 
 #[test]
+fn l11_a_guest_is_warmed_by_an_instance_within_its_own_limits() {
+    assert!(Guest::new(guests(), Direction::Forward, LIMITS).warm().is_ok());
+    let problem = Guest::new(guests(), Direction::Forward, Limits { memory_mib: 1, ..LIMITS }).warm().unwrap_err();
+    assert_eq!((problem.code(), problem.action()), ("MEMORY_LIMIT", Action::Refuse));
+    assert!(problem.to_string().contains("guests.wasm@sha256:"), "{problem}");
+}
+
+#[test]
 fn large_rows_are_cut_into_calls_that_fit_the_memory_and_the_output() {
     let limits = Limits { memory_mib: 16, batch_time_ms: 2_000, output_mib: 16, ..LIMITS };
     let mut guest = Guest::new(guests(), Direction::Forward, limits);

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use falkirk_tests::{Finished, Running, SOON, Stage, free_port, swap_component, until};
+use falkirk_tests::{Finished, Open, Running, SOON, Stage, free_port, swap_component, until};
 
 const BLUE: &str = "CREATE TABLE item (id bigint PRIMARY KEY, note text NOT NULL, more text, back text);
     ALTER TABLE item REPLICA IDENTITY FULL;";
@@ -214,5 +214,35 @@ fn l11_a_host_that_starts_with_another_revision_than_wrote_last_says_so_by_name_
     // One that ran long ago is not.
     config(&first);
     follow().says("REVISION_RETURNED").says(&short(&revision(3)));
+    stage.falkirk(&["clean"]).expect(0);
+}
+
+#[test]
+fn l11_the_stall_of_an_exchange_holds_everything_until_the_new_revision_may_write_and_known_columns_are_not_written_again()
+ {
+    let (stage, host) = running("swap_stall", "both", "conflict = \"green_wins\"", "");
+    let shapes = || stage.green.admin("SELECT source_table, xmin::text FROM falkirk.shape");
+    let before = shapes();
+    assert_eq!(before.len(), 1, "{before:?}");
+    let records = "LOCK TABLE falkirk.history IN SHARE ROW EXCLUSIVE MODE";
+    let reader = Open::transaction(&stage.green.administrator_url(), records);
+    let file = swap_component(&stage, 2, "ok", Some(&rules("\"note\"", "")));
+    let asked = stage.start_falkirk(&["swap", "--json", &file.to_string_lossy()]);
+    let waits = format!(
+        "SELECT FROM pg_stat_activity WHERE usename = '{}' AND wait_event_type = 'Lock' AND query LIKE '%falkirk.history%'",
+        stage.green.role()
+    );
+    until("the exchange waits for its records", SOON, || !stage.green.admin(&waits).is_empty());
+    let held = Instant::now();
+    stage.blue.sql("UPDATE item SET note = 'meanwhile' WHERE id = 2");
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(stage.green.value("SELECT note FROM item WHERE id = 2"), "old", "nothing is written meanwhile");
+    let held = held.elapsed();
+    reader.commit();
+    let stall_us = asked.wait(SOON).expect(0).json()["stall_us"].as_u64().expect("a stall");
+    assert!(Duration::from_micros(stall_us) >= held, "{stall_us} us, and it stood for {held:?} at least");
+    goes_on(&stage, 2);
+    assert_eq!(shapes(), before, "what is known is not written again");
+    host.terminate().expect(143);
     stage.falkirk(&["clean"]).expect(0);
 }

@@ -248,25 +248,35 @@ fn missing(migration: &str, link: Link) -> Problem {
         .remedy("`falkirk run` makes it on its first start; if it was there before, the target was restored or edited")
 }
 
-/// Keeps the columns of a source table as the link knows them.
-pub async fn save_shape(
-    client: &Client,
-    migration: &str,
-    link: Link,
-    table: &TableName,
-    columns: &serde_json::Value,
-) -> Outcome<()> {
-    let upsert = "INSERT INTO falkirk.shape (migration, link, source_table, columns) VALUES ($1, $2, $3, $4::text::jsonb) \
-        ON CONFLICT (migration, link, source_table) DO UPDATE SET columns = excluded.columns";
+/// Columns of source tables, by table.
+pub type Shapes = Vec<(TableName, serde_json::Value)>;
+
+/// The statement that keeps them: names and columns are two arrays, the parameters `first` and the one behind it.
+fn keep_shapes(first: u32) -> String {
+    format!(
+        "INSERT INTO falkirk.shape (migration, link, source_table, columns) \
+         SELECT $1, $2, shape.name, shape.columns::jsonb FROM unnest(${first}::text[], ${}::text[]) AS shape (name, columns) \
+         ON CONFLICT (migration, link, source_table) DO UPDATE SET columns = excluded.columns",
+        first + 1
+    )
+}
+
+fn as_arrays(shapes: &Shapes) -> (Vec<String>, Vec<String>) {
+    shapes.iter().map(|(table, columns)| (table.to_string(), columns.to_string())).unzip()
+}
+
+/// Keeps the columns of source tables as the link knows them.
+pub async fn save_shapes(client: &Client, migration: &str, link: Link, shapes: &Shapes) -> Outcome<()> {
+    let (names, columns) = as_arrays(shapes);
     client
-        .execute(upsert, &[&migration, &link.name(), &table.to_string(), &columns.to_string()])
+        .execute(&keep_shapes(3), &[&migration, &link.name(), &names, &columns])
         .await
         .map_err(|error| fault::refused(&error))?;
     Ok(())
 }
 
 /// The columns of all source tables as the link knew them last.
-pub async fn load_shapes(client: &Client, migration: &str, link: Link) -> Outcome<Vec<(TableName, serde_json::Value)>> {
+pub async fn load_shapes(client: &Client, migration: &str, link: Link) -> Outcome<Shapes> {
     let select = "SELECT source_table, columns::text FROM falkirk.shape WHERE migration = $1 AND link = $2";
     let rows = client.query(select, &[&migration, &link.name()]).await.map_err(|error| fault::refused(&error))?;
     rows.iter()
@@ -317,17 +327,41 @@ impl Became {
     }
 }
 
+/// Who has written is not unsaid by what came later at the same position.
+const NOTE: &str = "INSERT INTO falkirk.history (migration, link, artifact, from_position, step, outcome, reason) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (migration, link, from_position, artifact) DO UPDATE \
+    SET at = now(), outcome = excluded.outcome, reason = excluded.reason WHERE excluded.outcome <> 'refused'";
+
 /// Notes what became of a revision at a position (L11). Whoever writes from there on is the newest of the notes that are
 /// not of a refusal.
 pub async fn record_revision(client: &Client, migration: &str, link: Link, from: Lsn, entry: &Entry) -> Outcome<()> {
-    // Who has written is not unsaid by what came later at the same position.
-    let insert = "INSERT INTO falkirk.history (migration, link, artifact, from_position, step, outcome, reason) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (migration, link, from_position, artifact) DO UPDATE \
-        SET at = now(), outcome = excluded.outcome, reason = excluded.reason WHERE excluded.outcome <> 'refused'";
     let Entry { artifact, step, outcome, reason } = entry;
     let position = PgLsn::from(from.0);
     client
-        .execute(insert, &[&migration, &link.name(), artifact, &position, step, &outcome.name(), reason])
+        .execute(NOTE, &[&migration, &link.name(), artifact, &position, step, &outcome.name(), reason])
+        .await
+        .map_err(|error| fault::refused(&error))?;
+    Ok(())
+}
+
+/// All that is recorded when another revision takes over in a running link: the note, the shapes that are others from
+/// here on, and that there is no problem any more. One statement, because nothing is written meanwhile.
+pub async fn record_exchange(
+    client: &Client,
+    migration: &str,
+    link: Link,
+    (from, entry): (Lsn, &Entry),
+    shapes: &Shapes,
+) -> Outcome<()> {
+    let statement = format!("WITH mended AS ({CLEAR}), shapes AS ({}) {NOTE}", keep_shapes(8));
+    let Entry { artifact, step, outcome, reason } = entry;
+    let (names, columns) = as_arrays(shapes);
+    let position = PgLsn::from(from.0);
+    client
+        .execute(
+            &statement,
+            &[&migration, &link.name(), artifact, &position, step, &outcome.name(), reason, &names, &columns],
+        )
         .await
         .map_err(|error| fault::refused(&error))?;
     Ok(())
@@ -383,10 +417,11 @@ pub async fn last_problem(client: &Client, migration: &str, link: Link) -> Outco
     Ok(row.map(|row| (row.get(0), row.get(1), row.get(2))))
 }
 
+const CLEAR: &str = "DELETE FROM falkirk.problem WHERE migration = $1 AND link = $2";
+
 /// Forgets the last problem: the link runs again.
 pub async fn clear_problem(client: &Client, migration: &str, link: Link) -> Outcome<()> {
-    let delete = "DELETE FROM falkirk.problem WHERE migration = $1 AND link = $2";
-    client.execute(delete, &[&migration, &link.name()]).await.map_err(|error| fault::refused(&error))?;
+    client.execute(CLEAR, &[&migration, &link.name()]).await.map_err(|error| fault::refused(&error))?;
     Ok(())
 }
 

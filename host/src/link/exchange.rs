@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::apply::checkpoint::{self, Became, Entry};
+use crate::apply::checkpoint::{self, Became, Entry, Shapes};
 use crate::catalog::{Catalog, Shape};
 use crate::change::Relation;
 use crate::check::{self, Findings, Given};
@@ -200,7 +200,7 @@ impl Open<'_> {
         let now = clerk.now.borrow().clone();
         let misfit = self.context.desk.awaits.borrow().clone();
         let looked = self.looked(artifact.as_deref(), (source, target), &now.plan, misfit.as_ref());
-        let (findings, left_out) = looked.await?;
+        let (findings, known, left_out) = looked.await?;
         let Some(plan) = findings.plan else { return Err(findings.problems) };
         let mut warnings = Vec::new();
         let parts = match &self.context.pair {
@@ -216,11 +216,10 @@ impl Open<'_> {
                 uses_added.join(", ")
             ));
         }
-        let shape = |source: &Source| {
-            let shape = findings.source.tables.get(&source.name)?.shape();
-            Some((source.name.clone(), serde_json::to_value(shape).unwrap_or_default()))
-        };
-        let shapes = plan.sources.iter().filter_map(shape).collect();
+        let shape = |source: &Source| Some((source.name.clone(), findings.source.tables.get(&source.name)?.shape()));
+        // The pause is no time to write down again what is known.
+        let (known, shapes) = (setup::written(&known), plan.sources.iter().filter_map(shape).collect());
+        let shapes = setup::written(&shapes).into_iter().filter(|shape| !known.contains(shape)).collect();
         let mut revised = self.revised(artifact, plan, (findings.back, parts), shapes).await.map_err(one)?;
         revised.left_out = misfit.map(|misfit| (misfit.table, left_out));
         let beside = (!now.plan.is_keyed() && !revised.plan.is_keyed()).then(|| {
@@ -233,29 +232,29 @@ impl Open<'_> {
         Ok(Ready { revised: Box::new(revised), orders: clerk.orders.clone(), warnings, uses_added, beside })
     }
 
-    /// The preflight with the columns that the stream shows, and those that are left out: by policy new ones that nothing
-    /// in the target takes.
+    /// The preflight with the columns that the stream shows, the columns that are kept in the target, and those that are
+    /// left out: by policy new ones that nothing in the target takes.
     async fn looked(
         &self,
         artifact: Option<&Artifact>,
         (source, target): (&Session, &Session),
         running: &Plan,
         misfit: Option<&Misfit>,
-    ) -> Result<(Findings, Vec<String>), Problems> {
+    ) -> Result<(Findings, setup::Known, Vec<String>), Problems> {
         let settings = &self.context.settings;
         let known = setup::known(target, &settings.name, settings.link).await.map_err(one)?;
         let known = known.ok_or_else(|| one(setup::vanished()))?;
         let mut left_out = misfit.map(|misfit| misfit.left_out.clone()).unwrap_or_default();
         loop {
-            let mut known = known.clone();
+            let mut given = known.clone();
             if let Some(misfit) = misfit {
                 let now = catalog::read(source).await.map_err(one)?;
-                reshape(&mut known, misfit, &left_out, &now).map_err(one)?;
+                reshape(&mut given, misfit, &left_out, &now).map_err(one)?;
             }
-            let given = Given { settings, artifact, source, target, started_with: Some(&known), copies: false };
+            let given = Given { settings, artifact, source, target, started_with: Some(&given), copies: false };
             let findings = check::preflight(&given).await.map_err(one)?;
             if findings.problems.is_empty() {
-                return Ok((findings, left_out));
+                return Ok((findings, known, left_out));
             }
             let superfluous = |problem: &Problem| {
                 let misfit = misfit.filter(|_| settings.ignores_added_columns)?;
@@ -275,13 +274,16 @@ impl Open<'_> {
         artifact: Option<Arc<Artifact>>,
         plan: Arc<Plan>,
         (back, parts): (Option<Arc<Plan>>, Option<LinkParts>),
-        shapes: Vec<(TableName, serde_json::Value)>,
+        shapes: Shapes,
     ) -> Outcome<Revised> {
         let settings = &self.context.settings;
         let digest = artifact.as_ref().map_or([0; 32], |artifact| setup::digest_bytes(artifact.digest()));
         let entry = entry(artifact.as_deref(), Became::TookOver, "");
         let label = artifact.as_ref().map(|artifact| artifact.label().to_owned());
-        let guest = artifact.clone().map(|artifact| Guest::new(artifact, settings.link.into(), settings.limits));
+        let guest = match artifact.clone() {
+            Some(artifact) => Some(warm(Guest::new(artifact, settings.link.into(), settings.limits)).await?),
+            None => None,
+        };
         let identity = crate::apply::LinkIdentity { artifact: digest, ..self.identity.clone() };
         let lifting = Lifting::new(plan.clone(), guest).with_keys(Keyed::connect(settings, &plan, &identity).await?);
         let notebook = parts.map(|parts| two_way::notebook(&plan, back.as_deref(), parts)).transpose()?;
@@ -347,6 +349,13 @@ impl Open<'_> {
         }
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
+}
+
+/// The guest with an instance: its first call comes in the pause (L11).
+async fn warm(mut guest: Guest) -> Outcome<Guest> {
+    let warmed = tokio::task::spawn_blocking(move || guest.warm().map(|()| guest)).await;
+    let lost = |_| Err(Problem::retry(Blame::Host, "TASK_LOST", "starting an instance ended without an answer"));
+    warmed.unwrap_or_else(lost)
 }
 
 /// What the history says of an artifact.

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::apply::checkpoint::{self, SourceIdentity};
+use crate::apply::checkpoint::{self, Shapes, SourceIdentity};
 use crate::apply::{LinkIdentity, schema};
 use crate::catalog::Shape;
 use crate::check::publication::create_sql;
@@ -55,11 +55,12 @@ pub(super) async fn known(target: &Session, migration: &str, link: Link) -> Outc
 }
 
 pub(super) async fn save_shapes(target: &Session, identity: &LinkIdentity, shapes: &Known) -> Outcome<()> {
-    for (name, shape) in shapes {
-        let shape = serde_json::to_value(shape).unwrap_or_default();
-        checkpoint::save_shape(target.client(), &identity.migration, identity.link, name, &shape).await?;
-    }
-    Ok(())
+    checkpoint::save_shapes(target.client(), &identity.migration, identity.link, &written(shapes)).await
+}
+
+/// As they are kept.
+pub(super) fn written(shapes: &Known) -> Shapes {
+    shapes.iter().map(|(name, shape)| (name.clone(), serde_json::to_value(shape).unwrap_or_default())).collect()
 }
 
 /// Takes hold of the link: one host at a time, and a new epoch that fences off whoever held it before (pitfalls 3.4).

@@ -10,11 +10,11 @@
 //! taken any more is let go by dropping the order: the old one goes on.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::apply::checkpoint::{self, Entry};
+use crate::apply::checkpoint::{self, Entry, Shapes};
 use crate::apply::writer::Writer;
 use crate::lsn::Lsn;
 use crate::names::TableName;
@@ -61,8 +61,8 @@ pub struct Rewrite {
     pub lists: bool,
     /// For a link that decides: by what.
     pub ruled: Option<Ruled>,
-    /// The shapes of the source's tables from here on.
-    pub shapes: Vec<(TableName, serde_json::Value)>,
+    /// The shapes of the source's tables that are others from here on.
+    pub shapes: Shapes,
     /// What the history says of it.
     pub entry: Entry,
 }
@@ -249,14 +249,12 @@ impl Batches {
 
 impl Target<'_> {
     /// The writer's part of an exchange: between two transactions, recorded before the first row of the new revision.
-    pub(super) async fn exchange(&mut self, writer: &mut Writer<'_>, rewrite: Rewrite) -> Outcome<()> {
+    /// Returns how long nothing could be written because of it.
+    pub(super) async fn exchange(&mut self, writer: &mut Writer<'_>, rewrite: Rewrite) -> Outcome<Duration> {
         let Rewrite { plan, artifact, label, lists, ruled, shapes, entry } = rewrite;
         let (client, identity) = (writer.client(), writer.identity().clone());
-        for (table, shape) in &shapes {
-            checkpoint::save_shape(client, &identity.migration, identity.link, table, shape).await?;
-        }
-        checkpoint::record_revision(client, &identity.migration, identity.link, writer.durable(), &entry).await?;
-        checkpoint::clear_problem(client, &identity.migration, identity.link).await?;
+        let note = (writer.durable(), &entry);
+        checkpoint::record_exchange(client, &identity.migration, identity.link, note, &shapes).await?;
         writer.set_artifact(artifact);
         writer.set_plan(plan.clone());
         writer.lists = lists;
@@ -264,13 +262,7 @@ impl Target<'_> {
         if let (Some(deciding), Some(ruled)) = (self.deciding.as_deref_mut(), ruled) {
             deciding.ruled = ruled;
         }
-        self.stood = None;
         self.live.send_modify(|live| live.artifact = label);
-        Ok(())
-    }
-
-    /// Since when nothing could be written because of an exchange.
-    pub(super) fn stall(&self) -> Duration {
-        self.stood.map_or(Duration::ZERO, |since: Instant| since.elapsed())
+        Ok(self.stood.take().map_or(Duration::ZERO, |since| since.elapsed()))
     }
 }

@@ -52,8 +52,8 @@ pub(super) async fn write(
             Some(Work::Stand(settled)) => target.stand(&mut writer, &mut closings, settled).await?,
             Some(Work::GoOn) => target.stood = None,
             Some(Work::Exchange(rewrite, done)) => {
-                let stall = target.stall();
-                target.exchange(&mut writer, *rewrite).await?;
+                let stall = target.exchange(&mut writer, *rewrite).await?;
+                // Whoever asked may have lost patience.
                 let _ = done.send(stall);
             }
             Some(Work::Awaits(problem)) => {

@@ -17,6 +17,7 @@ use super::instance::{Fault, Instance};
 use super::limits::Limits;
 use super::wire::{InputRow, Results};
 use crate::manifest::Direction;
+use crate::problem::{Blame, Outcome, Problem};
 
 /// A fault of a call and the row, within the call, that causes it.
 pub(super) struct Blamed {
@@ -41,6 +42,14 @@ impl Caller {
 
     pub(super) fn artifact(&self) -> &Arc<Artifact> {
         &self.artifact
+    }
+
+    /// Starts the instance that the first call goes to.
+    pub(super) fn warm(&mut self) -> Outcome<()> {
+        let refuse =
+            |Fault { code, what }| Problem::refuse(Blame::Artifact, code, what).artifact(self.artifact.label());
+        self.live = Some(Instance::fresh(&self.artifact, &self.limits).map_err(refuse)?);
+        Ok(())
     }
 
     /// One call's results, or the row that keeps it from answering.

@@ -22,7 +22,7 @@ use super::wire::InputRow;
 use crate::change::Image;
 use crate::manifest::Direction;
 use crate::plan::{Answer, Plan, Source};
-use crate::problem::{Blame, Problem};
+use crate::problem::{Blame, Outcome, Problem};
 
 /// Why a batch got no answer, and which of its rows is to blame.
 #[derive(Clone, Debug)]
@@ -75,6 +75,14 @@ impl Guest {
             limits,
             path,
         }
+    }
+
+    /// Starts an instance, of each step one, so that the first call need not wait for it.
+    pub fn warm(&mut self) -> Outcome<()> {
+        if self.path.is_empty() {
+            return self.callers.iter_mut().take(1).try_for_each(Caller::warm);
+        }
+        self.path.iter_mut().try_for_each(Guest::warm)
     }
 
     /// The artifact that answers.

@@ -44,7 +44,7 @@ pub async fn measure(wish: &Wish, ground: &Ground) -> Outcome<Vec<Figure>> {
 
         let source = ground.database(Side::Blue, &blue, TABLES).await?;
         let target = ground.database(Side::Green, &green, TABLES).await?;
-        let mut host = Link::both(ground, &format!("both_{turn}"), &source, &target)?.start(false)?;
+        let mut host = Link::new(ground, &format!("both_{turn}"), &source, &target, None)?.both()?.start(false)?;
         // Green is to be empty until the copy is over.
         source.run("INSERT INTO ping (writer, n) VALUES (0, 0)").await?;
         target.wait_for("SELECT EXISTS (SELECT 1 FROM ping)").await?;

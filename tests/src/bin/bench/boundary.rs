@@ -60,11 +60,18 @@ pub async fn measure(wish: &Wish, ground: &Ground) -> Outcome<Vec<Figure>> {
         figures.push(figure);
     }
     figures.push(spread(wish, "rust", &artifact, (&plan, customer), &rows)?);
-    if let Some(path) = std::env::var_os("FALKIRK_JS_GUEST") {
-        let artifact = Arc::new(Artifact::load(path.as_ref(), None, &roomy(1), &Compiler::default()).map_err(said)?);
-        figures.push(spread(wish, "js", &artifact, (&plan, customer), &rows)?);
-    }
+    figures.push(match std::env::var_os("FALKIRK_JS_GUEST") {
+        Some(path) => {
+            let artifact = Artifact::load(path.as_ref(), None, &roomy(1), &Compiler::default()).map_err(said)?;
+            spread(wish, "js", &Arc::new(artifact), (&plan, customer), &rows)?
+        }
+        None => Figure::not_measured(&instances("js"), "`make guest-js` builds the guest, `make bench` takes it then"),
+    });
     Ok(figures)
+}
+
+fn instances(language: &str) -> String {
+    format!("boundary-{language}-instances")
 }
 
 /// Rows a second on two instances beside one.
@@ -77,7 +84,7 @@ fn spread(
 ) -> Outcome<Figure> {
     let time = Duration::from_millis(if wish.quick { 300 } else { 2_000 });
     let what = format!("rows/s of a guest in {language} on two instances, batches of {SPREAD}; native: on one");
-    let mut figure = Figure::rate(&format!("boundary-{language}-instances"), &what, "/s");
+    let mut figure = Figure::rate(&instances(language), &what, "/s");
     let batch: Vec<&Image> = rows.iter().collect();
     let mut guests = [1, 2].map(|instances| Guest::new(artifact.clone(), Direction::Forward, roomy(instances)));
     for _ in 0..wish.turns {

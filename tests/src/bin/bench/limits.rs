@@ -39,31 +39,52 @@ impl ResourceLimiter for Meter {
     }
 }
 
-/// Rows a second, with limits beside without.
-pub fn measure(wish: &Wish, ground: &Ground) -> Outcome<Figure> {
+/// Which limits hold.
+#[derive(Clone, Copy)]
+struct Limits {
+    deadline: bool,
+    limiter: bool,
+}
+
+const NONE: Limits = Limits { deadline: false, limiter: false };
+const EACH: [(&str, &str, Limits); 3] = [
+    ("limits-deadline", "the deadline", Limits { deadline: true, limiter: false }),
+    ("limits-limiter", "the limiter", Limits { deadline: false, limiter: true }),
+    ("limits", "deadline and limiter", Limits { deadline: true, limiter: true }),
+];
+
+/// Rows a second with each limit and with both, beside none.
+pub fn measure(wish: &Wish, ground: &Ground) -> Outcome<Vec<Figure>> {
     let shop = Subject::shop(ground)?;
     let path = shop.transform.as_deref().ok_or("there is no transform")?;
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     let time = Duration::from_millis(if wish.quick { 300 } else { 2_000 });
-    let what = format!("rows/s of the bare engine in batches of {ROWS} with deadline and limiter; native: without");
-    let mut figure = Figure::rate("limits", &what, "/s");
-    for _ in 0..wish.turns {
-        figure.native.push(rate(&bytes, time, false).map_err(|error| format!("{error:#}"))?);
-        figure.falkirk.push(rate(&bytes, time, true).map_err(|error| format!("{error:#}"))?);
+    let rate = |limits| rate(&bytes, time, limits).map_err(|error| format!("{error:#}"));
+    let mut figures = Vec::new();
+    for (name, which, limits) in EACH {
+        let what = format!("rows/s of the bare engine in batches of {ROWS} with {which}; native: without");
+        let mut figure = Figure::rate(name, &what, "/s");
+        for _ in 0..wish.turns {
+            figure.native.push(rate(NONE)?);
+            figure.falkirk.push(rate(limits)?);
+        }
+        figures.push(figure);
     }
-    Ok(figure)
+    Ok(figures)
 }
 
-fn rate(bytes: &[u8], time: Duration, limited: bool) -> wasmtime::Result<f64> {
+fn rate(bytes: &[u8], time: Duration, limits: Limits) -> wasmtime::Result<f64> {
     let mut config = Config::new();
-    config.epoch_interruption(limited);
+    config.epoch_interruption(limits.deadline);
     // As the host's: no collector is built in.
     config.gc_support(false);
     let engine = Engine::new(&config)?;
     let component = Component::from_binary(&engine, bytes)?;
     let mut store = Store::new(&engine, Meter::default());
-    if limited {
+    if limits.limiter {
         store.limiter(|meter| meter);
+    }
+    if limits.deadline {
         store.set_epoch_deadline(1_000);
         // It ends with the engine's last user but itself, which it sees by the count of the weak handle.
         let weak = engine.weak();
@@ -82,7 +103,7 @@ fn rate(bytes: &[u8], time: Duration, limited: bool) -> wasmtime::Result<f64> {
         .collect();
     let (begin, mut done) = (Instant::now(), 0);
     while begin.elapsed() < time {
-        if limited {
+        if limits.deadline {
             store.set_epoch_deadline(1_000);
         }
         let exports = transform.falkirk_migration_transform();

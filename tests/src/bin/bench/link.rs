@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use falkirk_tests::free_port;
+use serde_json::Value;
+
 use crate::ground::{Database, Ground, Outcome};
 
 /// A configured link.
@@ -21,16 +24,6 @@ pub struct Running {
 }
 
 impl Link {
-    /// Both links of a migration between databases of one schema.
-    pub fn both(ground: &Ground, name: &str, blue: &Database, green: &Database) -> Outcome<Link> {
-        let link = Link::new(ground, name, blue, green, None)?;
-        let text = fs::read_to_string(&link.config).map_err(|error| error.to_string())?;
-        let both = text
-            .replace("direction = \"forward\"\nrollback = \"none\"", "direction = \"both\"\nconflict = \"green_wins\"");
-        fs::write(&link.config, both).map_err(|error| error.to_string())?;
-        Ok(link)
-    }
-
     /// Writes the configuration of a forward link. `name` is the migration's.
     pub fn new(
         ground: &Ground,
@@ -50,6 +43,51 @@ impl Link {
         fs::write(&config, text).map_err(|error| error.to_string())?;
         let log = ground.files.path().join(format!("{name}.log"));
         Ok(Link { program: ground.programs.join("falkirk"), config, log })
+    }
+
+    /// The same migration with both links.
+    pub fn both(self) -> Outcome<Link> {
+        let one = "direction = \"forward\"\nrollback = \"none\"";
+        self.written(|text| text.replace(one, "direction = \"both\"\nconflict = \"green_wins\""))
+    }
+
+    /// The same with a listener, so that the running host can be asked.
+    pub fn with_admin(self) -> Outcome<Link> {
+        self.written(|text| format!("{text}\n[admin]\nlisten = \"127.0.0.1:{}\"\n", free_port()))
+    }
+
+    fn written(self, change: impl Fn(String) -> String) -> Outcome<Link> {
+        let text = fs::read_to_string(&self.config).map_err(|error| error.to_string())?;
+        fs::write(&self.config, change(text)).map_err(|error| error.to_string())?;
+        Ok(self)
+    }
+
+    /// Waits until every link of the running host streams.
+    pub async fn streams(&self) -> Outcome<()> {
+        for _ in 0..600 {
+            let status = self.ask(&["status", "--json"]).await?;
+            let phase = |value: &Value| value["phase"].as_str().map(str::to_owned);
+            let phases = [phase(&status), phase(&status["other"])];
+            if phases.iter().flatten().count() > 0 && phases.iter().flatten().all(|phase| phase == "streaming") {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Err("the links did not stream within a minute".to_owned())
+    }
+
+    /// Puts a revision into the running host; for how many microseconds nothing was written because of it.
+    pub async fn swap(&self, file: &Path) -> Outcome<u64> {
+        let answer = self.ask(&["swap", "--json", &file.to_string_lossy()]).await?;
+        answer["stall_us"].as_u64().ok_or_else(|| format!("the revision was not put in: {answer}"))
+    }
+
+    async fn ask(&self, words: &[&str]) -> Outcome<Value> {
+        let mut command = tokio::process::Command::new(&self.program);
+        let output = command.args(words).arg("--config").arg(&self.config).output().await;
+        let output = output.map_err(|error| format!("{}: {error}", self.program.display()))?;
+        serde_json::from_slice(&output.stdout)
+            .map_err(|_| format!("{}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr)))
     }
 
     /// Starts the host; with `until_caught_up` it ends by itself.

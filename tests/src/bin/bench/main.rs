@@ -7,8 +7,8 @@
 mod backlog;
 mod both;
 mod boundary;
-
 mod copy;
+mod exchange;
 mod ground;
 mod latency;
 mod limits;
@@ -28,7 +28,8 @@ const USAGE: &str = "\
 usage: bench [--quick] [--turns N] [--only NAME[,NAME...]] [--native-only] [--out FILE]
   --quick        a tenth of the rows: to try whether it runs, not to quote
   --turns N      how often each side runs, in turns (3)
-  --only         catch-up, catch-up-transform, copy, copy-transform, latency, both, boundary, limits
+  --only         catch-up, catch-up-transform, copy, copy-transform, latency, both, exchange,
+                 boundary, limits
   --native-only  PostgreSQL's own replication alone
   --out FILE     where the measurements go (bench.json)";
 
@@ -103,11 +104,14 @@ async fn run() -> Outcome<()> {
     if wish.asks_for("both") && !wish.native_only {
         both::measure(&wish, &ground).await?.into_iter().for_each(|figure| report.add(figure));
     }
+    if wish.asks_for("exchange") && !wish.native_only {
+        exchange::measure(&wish, &ground).await?.into_iter().for_each(|figure| report.add(figure));
+    }
     if wish.asks_for("boundary") && !wish.native_only {
         boundary::measure(&wish, &ground).await?.into_iter().for_each(|figure| report.add(figure));
     }
     if wish.asks_for("limits") && !wish.native_only {
-        report.add(limits::measure(&wish, &ground)?);
+        limits::measure(&wish, &ground)?.into_iter().for_each(|figure| report.add(figure));
     }
     report.print();
     report.write(&wish.out)

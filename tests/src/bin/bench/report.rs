@@ -41,6 +41,11 @@ impl Figure {
         Figure::new(name, what, unit, None, false)
     }
 
+    /// A figure that this run cannot give, and what would give it.
+    pub fn not_measured(name: &str, why: &str) -> Figure {
+        Figure::rate(name, &format!("not measured: {why}"), "/s")
+    }
+
     fn new(name: &str, what: &str, unit: &'static str, amount: Option<(u64, &'static str)>, smaller: bool) -> Figure {
         Figure {
             name: name.to_owned(),
@@ -145,6 +150,9 @@ fn line(figure: &Figure) -> String {
     let list = |values: &[f64]| values.iter().map(|value| round(*value)).collect::<Vec<_>>().join(" ");
     let ratios: Vec<String> = figure.ratios().iter().map(|ratio| format!("{ratio:.2}")).collect();
     let Figure { name, unit, .. } = figure;
+    if figure.native.is_empty() && figure.falkirk.is_empty() {
+        return format!("{name}: {}", figure.what);
+    }
     format!(
         "{name}: native [{}] {unit}, falkirk [{}] {unit}, times native [{}]",
         list(&figure.native),
