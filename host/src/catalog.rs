@@ -12,11 +12,14 @@ use crate::names::TableName;
 pub struct Catalog {
     /// All ordinary and partitioned tables outside the system schemas and the `falkirk` schema.
     pub tables: BTreeMap<TableName, Table>,
+    /// Whether a publication of the server can send stored generated columns (PostgreSQL 18).
+    pub sends_generated: bool,
 }
 
 impl FromIterator<Table> for Catalog {
     fn from_iter<T: IntoIterator<Item = Table>>(tables: T) -> Self {
-        Catalog { tables: tables.into_iter().map(|table| (table.name.clone(), table)).collect() }
+        let tables = tables.into_iter().map(|table| (table.name.clone(), table)).collect();
+        Catalog { tables, ..Catalog::default() }
     }
 }
 

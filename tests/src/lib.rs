@@ -12,6 +12,7 @@ mod recipe;
 mod side;
 pub mod twins;
 mod wait;
+mod waiting;
 
 pub use command::{Finished, Running};
 pub use component::{
@@ -22,6 +23,7 @@ pub use open::{Open, lose_a_deadlock};
 pub use recipe::run_recipe;
 pub use side::Side;
 pub use wait::{free_port, until};
+pub use waiting::Waiting;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};

@@ -14,6 +14,7 @@ pub mod encode;
 pub mod fault;
 pub mod keys;
 pub mod mirror;
+pub mod numbering;
 pub mod readiness;
 pub mod schema;
 pub mod statement;

@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use crate::catalog::{Catalog, ReplicaIdentity, Shape};
 use crate::config::Settings;
-use crate::link;
 use crate::names::TableName;
 use crate::pg::catalog;
 use crate::pg::facts::{self, ServerFacts};
@@ -34,10 +33,10 @@ pub struct Findings {
     pub plan: Option<Arc<Plan>>,
     /// The plan of the other link, if there is one and it fits.
     pub back: Option<Arc<Plan>>,
-    /// The tables that the other link was started with, if it was: what came later is nothing to it either.
-    others: Option<Vec<TableName>>,
-    /// The source's catalog.
+    /// The source's catalog, with its tables as the link's stream shows them.
     pub source: Catalog,
+    /// The source's catalog as it is now.
+    source_now: Catalog,
     /// The target's catalog.
     pub target: Catalog,
     /// Facts of the source's server.
@@ -59,6 +58,8 @@ pub struct Given<'a> {
     /// The tables that the link has streamed so far, and what they looked like when it started; `None` before its first
     /// start. A table that came later is not streamed: its rows were never copied.
     pub started_with: Option<&'a [(TableName, Shape)]>,
+    /// The same of the other link, which reads the target: what came later is nothing to it either.
+    pub other_started_with: Option<&'a [(TableName, Shape)]>,
     /// Whether the link copies existing rows at its first start: then the target must be empty.
     pub copies: bool,
 }
@@ -67,17 +68,15 @@ pub struct Given<'a> {
 pub async fn preflight(given: &Given<'_>) -> Result<Findings, Problem> {
     let (source_facts, target_facts) = (facts::facts(given.source).await?, facts::facts(given.target).await?);
     let (mut source, target) = (catalog::read(given.source).await?, catalog::read(given.target).await?);
-    // L12: a change of columns must be met where the stream shows it, and the rows before it have the old ones.
-    for (name, shape) in given.started_with.unwrap_or_default() {
-        source.tables.entry(name.clone()).and_modify(|table| table.restore(shape));
-    }
+    let source_now = source.clone();
+    restore(&mut source, given.started_with);
     let mut findings = Findings {
         problems: Vec::new(),
         warnings: given.settings.warnings.clone(),
         plan: None,
         back: None,
-        others: others_tables(given).await?,
         source,
+        source_now,
         target,
         source_facts,
         target_facts,
@@ -105,16 +104,21 @@ fn both_apply(given: &Given<'_>) -> bool {
     given.settings.applies(given.settings.link) && given.settings.applies(given.settings.link.other())
 }
 
-async fn others_tables(given: &Given<'_>) -> Result<Option<Vec<TableName>>, Problem> {
-    // The other link's target is this one's source.
-    let known = link::started_with(given.source, &given.settings.name, given.settings.link.other()).await?;
-    Ok(known.map(|tables| tables.into_iter().map(|(name, _)| name).collect()))
+/// L12: a change of columns must be met where the stream shows it, and the rows before it have the old ones.
+fn restore(source: &mut Catalog, started_with: Option<&[(TableName, Shape)]>) {
+    for (name, shape) in started_with.unwrap_or_default() {
+        source.tables.entry(name.clone()).and_modify(|table| table.restore(shape));
+    }
 }
 
-/// The plan of the other link. What is wrong with it is said where that link is checked itself.
+/// The plan of the other link, as it makes it itself: both links have to decide by the same two plans (L8). What is wrong
+/// with it is said where that link is checked.
 fn back(given: &Given<'_>, findings: &Findings) -> Option<Arc<Plan>> {
-    let (plan, problems) = backward(given, findings, &findings.target);
-    problems.is_empty().then(|| Arc::new(plan))
+    let mut from = findings.target.clone();
+    restore(&mut from, given.other_started_with);
+    // Columns that are gone on both sides are still in the stream of a link that has not met their end yet.
+    let tried = [&from, &findings.target].into_iter().map(|from| backward(given, (from, &findings.source_now)));
+    tried.filter(|(_, problems)| problems.is_empty()).map(|(plan, _)| Arc::new(plan)).next()
 }
 
 /// The rules backward, to ask whether rows agree, whether a link goes there or not: without those of tables that do not
@@ -124,7 +128,7 @@ pub fn way_back(given: &Given<'_>, findings: &Findings) -> Option<Arc<Plan>> {
     for table in target.tables.values_mut() {
         (table.identity, table.identity_key) = (ReplicaIdentity::Full, Vec::new());
     }
-    let (mut plan, problems) = backward(given, findings, &target);
+    let (mut plan, problems) = backward(given, (&target, &findings.source));
     let mut unfit: Vec<&TableName> = Vec::new();
     for problem in &problems {
         tracing::debug!("agreement is not asked backward there: {problem}");
@@ -140,18 +144,25 @@ pub fn way_back(given: &Given<'_>, findings: &Findings) -> Option<Arc<Plan>> {
     Some(Arc::new(plan))
 }
 
-fn backward(given: &Given<'_>, findings: &Findings, from: &Catalog) -> (Plan, Vec<Problem>) {
+fn backward(given: &Given<'_>, (from, to): (&Catalog, &Catalog)) -> (Plan, Vec<Problem>) {
     let direction = given.settings.link.other().into();
-    let rules = Rules::of(given, direction, (from, &findings.source));
+    let rules = Rules::of(given, direction, (from, to));
+    let include = names(given.other_started_with, given);
     rules.bind(&Binding {
         rules: &[],
         artifact: given.artifact.map_or("", Artifact::label),
         source: from,
-        target: &findings.source,
-        include: findings.others.as_ref().unwrap_or(&given.settings.include),
+        target: to,
+        include: &include,
         exclude: &given.settings.exclude,
         manifest: None,
     })
+}
+
+/// The tables that a link is for.
+fn names(started_with: Option<&[(TableName, Shape)]>, given: &Given<'_>) -> Vec<TableName> {
+    let started_with = started_with.map(|tables| tables.iter().map(|(name, _)| name.clone()).collect());
+    started_with.unwrap_or_else(|| given.settings.include.clone())
 }
 
 /// The plan of what fits, and whether that is everything.
@@ -167,10 +178,7 @@ fn bind_plan(given: &Given<'_>, findings: &mut Findings) -> (Arc<Plan>, bool) {
             settings.blue.schema_version, settings.green.schema_version
         )
     }));
-    let include: Vec<TableName> = match given.started_with {
-        None => settings.include.clone(),
-        Some(tables) => tables.iter().map(|(name, _)| name.clone()).collect(),
-    };
+    let include = names(given.started_with, given);
     let (plan, mut problems) = rules.bind(&Binding {
         rules: &[],
         artifact: given.artifact.map_or("", Artifact::label),

@@ -81,13 +81,14 @@ async fn look(settings: &Settings) -> Result<Findings, Problem> {
 async fn of_link(settings: &Settings, artifact: Option<&Artifact>) -> Result<Findings, Problem> {
     let source = Session::connect_blaming(&settings.source().address, Blame::Source, "check").await?;
     let target = Session::connect_blaming(&settings.target().address, Blame::Target, "check").await?;
-    let started_with = link::started_with(&target, &settings.name, settings.link).await?;
+    let [started_with, others] = link::started_with(settings, &source, &target).await?;
     let given = Given {
         settings,
         artifact,
         source: &source,
         target: &target,
         started_with: started_with.as_deref(),
+        other_started_with: others.as_deref(),
         copies: settings.link == settings.origin(),
     };
     check::preflight(&given).await

@@ -211,10 +211,11 @@ fn ended_early() -> Problem {
 
 /// A link that has not copied its rows yet has nothing to mend, and is not to be started by the way.
 async fn has_copied(settings: &Settings) -> Outcome<()> {
+    let source = Session::connect(&settings.source().address, "recopy").await?;
     let target = Session::connect(&settings.target().address, "recopy").await?;
-    match link::started_with(&target, &settings.name, settings.link).await? {
-        Some(_) => Ok(()),
-        None => Err(Problem::refuse(
+    match link::started_with(settings, &source, &target).await? {
+        [Some(_), _] => Ok(()),
+        [None, _] => Err(Problem::refuse(
             Blame::Config,
             "NOT_STARTED",
             "the link has not been started yet, so it has written nothing",

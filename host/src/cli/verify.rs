@@ -42,13 +42,14 @@ impl Verify {
         let (from, to) = (&settings.source().address, &settings.target().address);
         let source = Session::connect(from, "verify").await.map_err(one)?;
         let target = Session::connect(to, "verify").await.map_err(one)?;
-        let started_with = link::started_with(&target, &settings.name, settings.link).await.map_err(one)?;
+        let [started_with, others] = link::started_with(&settings, &source, &target).await.map_err(one)?;
         let given = Given {
             settings: &settings,
             artifact: artifact.as_deref(),
             source: &source,
             target: &target,
             started_with: started_with.as_deref(),
+            other_started_with: others.as_deref(),
             copies: false,
         };
         // What is wrong with the servers or their roles does not matter here, as long as rules and tables fit.

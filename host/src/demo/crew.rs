@@ -195,7 +195,7 @@ impl<'s> Crew<'s> {
         let session = async |address| Session::connect(address, "demo: compare").await;
         let source = session(&settings.source().address).await.map_err(one)?;
         let target = session(&settings.target().address).await.map_err(one)?;
-        let known = crate::link::started_with(&target, &settings.name, settings.link).await.map_err(one)?;
+        let [known, others] = crate::link::started_with(settings, &source, &target).await.map_err(one)?;
         let artifact = self.artifact.as_deref();
         let given = Given {
             settings,
@@ -203,6 +203,7 @@ impl<'s> Crew<'s> {
             source: &source,
             target: &target,
             started_with: known.as_deref(),
+            other_started_with: others.as_deref(),
             copies: known.is_none() && settings.link == settings.origin(),
         };
         let findings = check::preflight(&given).await.map_err(one)?;

@@ -16,7 +16,7 @@ use crate::names::TableName;
 use crate::pg::catalog;
 use crate::pg::session::Session;
 use crate::plan::parts::LinkParts;
-use crate::plan::{Plan, Source};
+use crate::plan::{Plan, Source, SourceColumn};
 use crate::problem::{Blame, Outcome, Problem};
 use crate::stream::exchange::{Now, Order, Orders, Revised, Rewrite};
 use crate::stream::keyed::Keyed;
@@ -86,6 +86,8 @@ pub enum Ask {
     Prepare {
         /// The artifact; `None`: every table is copied as it is.
         artifact: Option<Arc<Artifact>>,
+        /// The columns at which the other link waits.
+        other_awaits: Option<Misfit>,
         /// What was prepared, or every shortfall.
         answer: oneshot::Sender<Result<Ready, Problems>>,
     },
@@ -141,9 +143,8 @@ impl Open<'_> {
     /// The stream's end of the orders, and the end of whoever answers for it while it runs.
     pub(super) fn orders(&self, two_way: Option<&TwoWay>) -> (Orders, Clerk) {
         let (sender, orders) = mpsc::channel(1);
-        let parts = two_way.map(|two_way| two_way.notebook.parts().clone());
         let decides = two_way.is_some_and(|two_way| matches!(two_way.part, Part::Decides(_)));
-        let (now, seen) = watch::channel(Now { plan: self.plan.clone(), parts, decides });
+        let (now, seen) = watch::channel(Now { plan: self.plan.clone(), decides });
         self.context.desk.awaits.send_replace(None);
         (Orders { orders, awaits: self.context.desk.awaits.clone(), now }, Clerk { orders: sender, now: seen })
     }
@@ -155,8 +156,8 @@ impl Open<'_> {
             match asks.recv().await {
                 // Whoever asked while nothing streamed has lost patience by now.
                 Some(Ask::Prepare { answer, .. }) if answer.is_closed() => {}
-                Some(Ask::Prepare { artifact, answer }) => {
-                    let ready = self.ready(artifact, &clerk).await;
+                Some(Ask::Prepare { artifact, other_awaits, answer }) => {
+                    let ready = self.ready(artifact, other_awaits.as_ref(), &clerk).await;
                     // So may whoever asks now.
                     let _ = answer.send(ready);
                 }
@@ -166,7 +167,12 @@ impl Open<'_> {
         }
     }
 
-    async fn ready(&self, artifact: Option<Arc<Artifact>>, clerk: &Clerk) -> Result<Ready, Problems> {
+    async fn ready(
+        &self,
+        artifact: Option<Arc<Artifact>>,
+        other_awaits: Option<&Misfit>,
+        clerk: &Clerk,
+    ) -> Result<Ready, Problems> {
         let settings = &self.context.settings;
         let source = Session::connect_blaming(&settings.source().address, Blame::Source, "swap").await.map_err(one)?;
         let target = Session::connect_blaming(&settings.target().address, Blame::Target, "swap").await.map_err(one)?;
@@ -175,7 +181,7 @@ impl Open<'_> {
             Some(label) => problem.artifact(label),
             None => problem,
         };
-        match self.bound(artifact.clone(), (&source, &target), clerk).await {
+        match self.bound(artifact.clone(), other_awaits, (&source, &target), clerk).await {
             Ok(ready) => Ok(ready),
             Err(problems) => {
                 let reason = problems.first().map_or("", Problem::code);
@@ -193,27 +199,34 @@ impl Open<'_> {
     async fn bound(
         &self,
         artifact: Option<Arc<Artifact>>,
+        other_awaits: Option<&Misfit>,
         (source, target): (&Session, &Session),
         clerk: &Clerk,
     ) -> Result<Ready, Problems> {
         let settings = &self.context.settings;
         let now = clerk.now.borrow().clone();
         let misfit = self.context.desk.awaits.borrow().clone();
-        let looked = self.looked(artifact.as_deref(), (source, target), &now.plan, misfit.as_ref());
+        let misfits = (misfit.as_ref(), other_awaits);
+        let looked = self.looked(artifact.as_deref(), (source, target), &now.plan, misfits);
         let (findings, known, left_out) = looked.await?;
         let Some(plan) = findings.plan else { return Err(findings.problems) };
         let mut warnings = Vec::new();
-        let parts = match &self.context.pair {
-            Some(_) => Some(self.parts(&plan, findings.back.as_deref()).map_err(one)?),
-            None => None,
-        };
-        self.fits_what_is_there(&now, (&plan, findings.back.as_deref()), parts.as_ref(), &mut warnings)?;
+        let parts = self.fits_what_is_there(&now, &plan, findings.back.as_deref(), &mut warnings).await?;
         let uses_added = misfit.as_ref().map(|misfit| added(&now.plan, &plan, misfit)).unwrap_or_default();
         if let (Some(misfit), false) = (&misfit, uses_added.is_empty()) {
             warnings.push(format!(
                 "{}: rows from before {} was added hold what each database gave them; compare with `falkirk verify`",
                 misfit.table,
                 uses_added.join(", ")
+            ));
+        }
+        let rewritten = misfit.as_ref().map(|misfit| rewritten(&now.plan, &plan, misfit)).unwrap_or_default();
+        if let (Some(misfit), false) = (&misfit, rewritten.is_empty()) {
+            warnings.push(format!(
+                "{}: rows from before {} got another type are not sent again; what the source made of them then (USING) is not \
+                 known here: compare with `falkirk verify`",
+                misfit.table,
+                rewritten.join(", ")
             ));
         }
         let shape = |source: &Source| Some((source.name.clone(), findings.source.tables.get(&source.name)?.shape()));
@@ -239,11 +252,15 @@ impl Open<'_> {
         artifact: Option<&Artifact>,
         (source, target): (&Session, &Session),
         running: &Plan,
-        misfit: Option<&Misfit>,
+        (misfit, other_awaits): (Option<&Misfit>, Option<&Misfit>),
     ) -> Result<(Findings, setup::Known, Vec<String>), Problems> {
         let settings = &self.context.settings;
-        let known = setup::known(target, &settings.name, settings.link).await.map_err(one)?;
+        let [known, mut others] = super::started_with(settings, source, target).await.map_err(one)?;
         let known = known.ok_or_else(|| one(setup::vanished()))?;
+        if let (Some(others), Some(misfit)) = (&mut others, other_awaits) {
+            let now = catalog::read(target).await.map_err(one)?;
+            reshape(others, misfit, &misfit.left_out, &now).map_err(one)?;
+        }
         let mut left_out = misfit.map(|misfit| misfit.left_out.clone()).unwrap_or_default();
         loop {
             let mut given = known.clone();
@@ -251,7 +268,8 @@ impl Open<'_> {
                 let now = catalog::read(source).await.map_err(one)?;
                 reshape(&mut given, misfit, &left_out, &now).map_err(one)?;
             }
-            let given = Given { settings, artifact, source, target, started_with: Some(&given), copies: false };
+            let (started_with, other_started_with) = (Some(given.as_slice()), others.as_deref());
+            let given = Given { settings, artifact, source, target, started_with, other_started_with, copies: false };
             let findings = check::preflight(&given).await.map_err(one)?;
             if findings.problems.is_empty() {
                 return Ok((findings, known, left_out));
@@ -302,14 +320,15 @@ impl Open<'_> {
         Ok(Revised { plan, lifting, notebook, trial, left_out: None, rewrite })
     }
 
-    /// What was written by earlier revisions and is kept must mean the same to the new one.
-    fn fits_what_is_there(
+    /// What was written by earlier revisions and is kept must mean the same to the new one. With another link: the parts
+    /// of its columns.
+    async fn fits_what_is_there(
         &self,
         now: &Now,
-        (plan, back): (&Plan, Option<&Plan>),
-        parts: Option<&LinkParts>,
+        plan: &Plan,
+        back: Option<&Plan>,
         warnings: &mut Vec<String>,
-    ) -> Result<(), Problems> {
+    ) -> Result<Option<LinkParts>, Problems> {
         let mut problems = Problems::new();
         let refuse = |code, what: &str| Problem::refuse(Blame::Artifact, code, what);
         if format!("{:?}", kept(&now.plan)) != format!("{:?}", kept(plan)) {
@@ -334,20 +353,15 @@ impl Open<'_> {
                 .remedy("name its file in the configuration and start the host again; or give [tables] conflict one winner"),
             );
         }
-        if now.decides && now.parts.as_ref() != parts {
-            problems.push(
-                refuse(
-                    "GROUPS_DIFFER",
-                    "it computes other columns together, and changes that both sides made meanwhile are noted by the old groups",
-                )
-                .remedy("leave the groups as they are while both links write; or set direction to the side that writes, and start again"),
-            );
-        }
+        let parts = match &self.context.pair {
+            Some(pair) => self.parts(pair, plan, back).await.map_err(|problem| problems.push(problem)).ok(),
+            None => None,
+        };
         let is_new = |name: &TableName| now.plan.targets.iter().all(|target| target.name != *name);
         for target in plan.targets.iter().filter(|target| !target.internal && is_new(&target.name)) {
             warnings.push(format!("{}: no earlier revision wrote it: it has no rows of what came before", target.name));
         }
-        if problems.is_empty() { Ok(()) } else { Err(problems) }
+        if problems.is_empty() { Ok(parts) } else { Err(problems) }
     }
 }
 
@@ -423,6 +437,22 @@ fn came_later(running: &Plan, misfit: &Misfit, column: &str) -> bool {
     let source = running.sources.iter().find(|source| source.name == misfit.table);
     source.is_some_and(|source| source.columns.iter().all(|known| known.name != column))
         && misfit.relation.columns.iter().any(|described| described.name == column)
+}
+
+/// Columns whose type is another one now, and that `plan` uses.
+fn rewritten(running: &Plan, plan: &Plan, misfit: &Misfit) -> Vec<String> {
+    let find = |plan: &Plan| plan.sources.iter().position(|source| source.name == misfit.table);
+    let (Some(before), Some(after)) = (find(running), find(plan)) else { return Vec::new() };
+    let kind = |column: &SourceColumn| (column.type_oid, column.type_modifier);
+    let retyped = |column: &SourceColumn| {
+        let known = running.sources[before].columns.iter().find(|known| known.name == column.name);
+        known.is_some_and(|known| kind(known) != kind(column))
+    };
+    let columns = plan.sources[after].columns.iter().enumerate();
+    columns
+        .filter(|(at, column)| retyped(column) && plan.uses(after, *at))
+        .map(|(_, column)| column.name.clone())
+        .collect()
 }
 
 /// Columns that the table has now, that the running plan does not know and that `plan` uses.

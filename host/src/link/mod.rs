@@ -36,7 +36,6 @@ use crate::copy::catch_up::FinishedChunks;
 use crate::copy::{self, Copied, Copy};
 use crate::live::{Live, Stage};
 use crate::lsn::Lsn;
-use crate::marker::Link;
 use crate::names::TableName;
 use crate::pg::session::Session;
 use crate::plan::{Plan, Source};
@@ -107,13 +106,16 @@ struct Open<'a> {
     back: Option<Arc<Plan>>,
 }
 
-/// The tables that a link has streamed so far; `None` before its first start.
+/// The tables that the settings' link, and the other one, have streamed so far, and what they look like in their streams;
+/// `None` before a link's first start.
 pub async fn started_with(
+    settings: &Settings,
+    source: &Session,
     target: &Session,
-    migration: &str,
-    link: Link,
-) -> Result<Option<Vec<(TableName, Shape)>>, Problem> {
-    setup::known(target, migration, link).await
+) -> Result<[Option<Vec<(TableName, Shape)>>; 2], Problem> {
+    let (name, link) = (&settings.name, settings.link);
+    // A link's target is the other one's source.
+    Ok([setup::known(target, name, link).await?, setup::known(source, name, link.other()).await?])
 }
 
 /// Runs one life.
@@ -127,7 +129,7 @@ pub async fn run(
     live.send_modify(|live| (live.stage, live.awaits) = (Stage::Starting, None));
     let source = Session::connect_blaming(&settings.source().address, Blame::Source, "check").await.map_err(one)?;
     let target = Session::connect_blaming(&settings.target().address, Blame::Target, "apply").await.map_err(one)?;
-    let known = setup::known(&target, &settings.name, settings.link).await.map_err(one)?;
+    let [known, others] = started_with(settings, &source, &target).await.map_err(one)?;
     let artifact = context.running.artifact();
     let given = Given {
         settings,
@@ -135,6 +137,7 @@ pub async fn run(
         source: &source,
         target: &target,
         started_with: known.as_deref(),
+        other_started_with: others.as_deref(),
         copies: settings.link == settings.origin(),
     };
     let findings = check::preflight(&given).await.map_err(one)?;

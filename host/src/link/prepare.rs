@@ -51,7 +51,7 @@ pub async fn prepare(context: &Context) -> Result<(), Problems> {
 async fn look(context: &Context, settings: Settings) -> Result<Looked, Problems> {
     let source = Session::connect_blaming(&settings.source().address, Blame::Source, "prepare").await.map_err(one)?;
     let target = Session::connect_blaming(&settings.target().address, Blame::Target, "prepare").await.map_err(one)?;
-    let known = setup::known(&target, &settings.name, settings.link).await.map_err(one)?;
+    let [known, others] = super::started_with(&settings, &source, &target).await.map_err(one)?;
     let artifact = context.running.artifact();
     let given = Given {
         settings: &settings,
@@ -59,6 +59,7 @@ async fn look(context: &Context, settings: Settings) -> Result<Looked, Problems>
         source: &source,
         target: &target,
         started_with: known.as_deref(),
+        other_started_with: others.as_deref(),
         copies: false,
     };
     let mut findings = check::preflight(&given).await.map_err(one)?;

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::apply::checkpoint::{self, Checkpoint};
-use crate::apply::conflict;
+use crate::apply::{conflict, numbering};
+use crate::config::Settings;
 use crate::delta::decide::Standing;
 use crate::marker::Link;
 use crate::names::TableName;
@@ -27,7 +28,7 @@ impl Open<'_> {
     /// `None` without another link.
     pub(super) async fn two_way(&self, checkpoint: &Checkpoint) -> Outcome<Option<TwoWay>> {
         let Some(pair) = &self.context.pair else { return Ok(None) };
-        let parts = self.parts(&self.plan, self.back.as_deref())?;
+        let parts = self.parts(pair, &self.plan, self.back.as_deref()).await?;
         let notebook = notebook(&self.plan, self.back.as_deref(), parts)?;
         let part = match pair.applies {
             false => Part::Watches(self.trial(self.plan.clone(), self.artifact.clone()).await?),
@@ -47,13 +48,40 @@ impl Open<'_> {
         Ok(pair.applies && (pair.other_applies || !wins()?))
     }
 
-    /// What the link's columns have to do with each other, seen from both plans.
-    pub(super) fn parts(&self, plan: &Plan, back: Option<&Plan>) -> Outcome<LinkParts> {
+    /// What the link's columns have to do with each other, seen from both plans, in the numbers that they have had since
+    /// the first start. A problem where notes of changes would come to mean something else and something is decided by
+    /// them (L8).
+    pub(super) async fn parts(&self, pair: &Pair, plan: &Plan, back: Option<&Plan>) -> Outcome<LinkParts> {
         let back = back.ok_or_else(no_way_back)?;
-        Ok(match self.identity.link {
-            Link::Forward => Parts::new(plan, back).forward,
-            Link::Backward => Parts::new(back, plan).backward,
+        let (settings, link) = (&self.context.settings, self.identity.link);
+        let (forward, backward) = match link {
+            Link::Forward => (plan, back),
+            Link::Backward => (back, plan),
+        };
+        let decided = self.is_decided(pair, (plan, back))?;
+        let green = Session::connect(&settings.green.address, "numbering").await?;
+        let parts = numbering::keep(green.client(), &settings.name, |kept| {
+            let (parts, next) = Parts::numbered(forward, backward, kept);
+            match kept.redefined_by(&next) {
+                Some(what) if decided => Err(groups_differ(what)),
+                _ => Ok((parts, next)),
+            }
+        });
+        let parts = parts.await?;
+        Ok(match link {
+            Link::Forward => parts.forward,
+            Link::Backward => parts.backward,
         })
+    }
+
+    /// Whether one of the links decides by what the other one has noted.
+    fn is_decided(&self, pair: &Pair, (plan, back): (&Plan, &Plan)) -> Outcome<bool> {
+        let (settings, own) = (&self.context.settings, self.identity.link);
+        let standings = match pair.applies {
+            true => self.standings(pair, plan, Some(back))?,
+            false => standings((settings, own.other(), true), back, Some(plan))?,
+        };
+        Ok(pair.applies && pair.other_applies || standings.iter().any(|standing| *standing != Standing::Wins))
     }
 
     /// What a link that watches tries out.
@@ -112,24 +140,29 @@ impl Open<'_> {
         Ok(Ruled { standings: self.standings(pair, plan, back)?, parts: notebook.parts().clone(), source_keys })
     }
 
-    /// How this link stands on each of its targets. Without a word on it, a link that applies alone wins: its source is the
-    /// one that is written.
     pub(super) fn standings(&self, pair: &Pair, plan: &Plan, back: Option<&Plan>) -> Outcome<Vec<Standing>> {
-        let (settings, link) = (&self.context.settings, self.identity.link);
-        let mut standings = Vec::new();
-        for tables in together(plan, back) {
-            let standing = match settings.winner(tables.iter())? {
-                Some(winner) if winner == link => Standing::Wins,
-                Some(_) => Standing::Yields,
-                None if !pair.other_applies && settings.conflict.is_none() && settings.conflict_of.is_empty() => {
-                    Standing::Wins
-                }
-                None => Standing::Stops,
-            };
-            standings.push(standing);
-        }
-        Ok(standings)
+        standings((&self.context.settings, self.identity.link, !pair.other_applies), plan, back)
     }
+}
+
+/// How a link stands on each of its targets. Without a word on it, one that applies alone wins: its source is the one that
+/// is written.
+fn standings(
+    (settings, link, applies_alone): (&Settings, Link, bool),
+    plan: &Plan,
+    back: Option<&Plan>,
+) -> Outcome<Vec<Standing>> {
+    let mut standings = Vec::new();
+    for tables in together(plan, back) {
+        let standing = match settings.winner(tables.iter())? {
+            Some(winner) if winner == link => Standing::Wins,
+            Some(_) => Standing::Yields,
+            None if applies_alone && settings.conflict.is_none() && settings.conflict_of.is_empty() => Standing::Wins,
+            None => Standing::Stops,
+        };
+        standings.push(standing);
+    }
+    Ok(standings)
 }
 
 pub(super) fn notebook(plan: &Plan, back: Option<&Plan>, parts: LinkParts) -> Outcome<Notebook> {
@@ -164,6 +197,17 @@ fn together(plan: &Plan, back: Option<&Plan>) -> Vec<BTreeSet<TableName>> {
         }
     };
     plan.targets.iter().map(reached).collect()
+}
+
+fn groups_differ((table, column): (&str, Option<&str>)) -> Problem {
+    let what = "it computes columns together, or knows rows as one, that the revisions before it did not, and changes that both \
+         sides made meanwhile are noted as those knew them";
+    let problem = Problem::refuse(Blame::Artifact, "GROUPS_DIFFER", format!("{table}: {what}"));
+    let problem = column.map(|column| problem.clone().column(column)).unwrap_or(problem);
+    problem.remedy(
+        "leave the groups as they are while both sides write; take the new ones once one side alone is written \
+         (direction = \"forward\" or \"backward\"), or start over with `falkirk clean` and `falkirk run`",
+    )
 }
 
 fn no_way_back() -> Problem {

@@ -51,7 +51,7 @@ async fn read_snapshot(session: &Session) -> Outcome<Catalog> {
     for row in session.rows(TRIGGERS).await? {
         draft.add_trigger(&row)?;
     }
-    Ok(draft.finish())
+    Ok(Catalog { sends_generated: session.server_version_num() >= 180_000, ..draft.finish() })
 }
 
 /// The tables that are Falkirk's business, partitions of foreign tables included: they spoil their root's identity.

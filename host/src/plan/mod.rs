@@ -13,6 +13,7 @@ pub mod bind;
 pub mod chain;
 pub mod fit;
 pub mod keyed;
+pub mod numbering;
 pub mod order;
 pub mod parts;
 pub mod records;

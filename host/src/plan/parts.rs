@@ -21,7 +21,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::manifest::Write;
 use crate::names::TableName;
-use crate::plan::records::{Families, Record};
+use crate::plan::numbering::Numbering;
+use crate::plan::records::{Families, Place, Record};
 use crate::plan::{Columns, Filling, Output, Plan};
 
 /// The bit that overlaps every other one: whether the row is there.
@@ -104,6 +105,7 @@ impl LinkParts {
 
 /// A column of a side: whether green, the table, the column's name.
 type Node<'p> = (bool, &'p TableName, &'p str);
+type Bits<'p> = BTreeMap<Node<'p>, u64>;
 
 /// The columns that rules touch, and which of them were joined.
 #[derive(Default)]
@@ -192,28 +194,44 @@ impl<'p> Graph<'p> {
     }
 
     /// Parts are numbered inside each family of tables first, so that two parts share a bit only where one has too many.
-    fn bits(&self) -> BTreeMap<Node<'p>, u64> {
-        let mut tables: BTreeMap<usize, BTreeSet<(bool, &TableName)>> = BTreeMap::new();
+    /// What had bits before keeps them (`plan::numbering`).
+    fn bits(&self, kept: &Numbering) -> Bits<'p> {
+        let mut parts: BTreeMap<usize, (BTreeSet<Place<'p>>, u64)> = BTreeMap::new();
+        let mut taken: BTreeMap<Place<'p>, u64> = BTreeMap::new();
         for (node, number) in &self.numbers {
-            tables.entry(self.root(*number)).or_default().insert(self.families.name_of(node.0, node.1));
+            let (table, (tables, bits)) = ((node.0, node.1), parts.entry(self.root(*number)).or_default());
+            let name = self.families.name_of(node.0, node.1);
+            tables.insert(name);
+            *bits |= kept.bits(*node) & !EXISTENCE;
+            *taken.entry(name).or_default() |= kept.bits_of_table(table) & !EXISTENCE;
         }
-        let mut taken: BTreeMap<(bool, &TableName), u64> = BTreeMap::new();
-        let mut bit_of: BTreeMap<usize, u64> = BTreeMap::new();
-        for (at, (part, tables)) in (0u64..).zip(&tables) {
+        for (at, (tables, bits)) in (0u64..).zip(parts.values_mut()).filter(|(_, (_, bits))| *bits == 0) {
             let used = tables.iter().fold(0, |used, table| used | taken.get(table).copied().unwrap_or(0));
             let free = u64::from((!used).trailing_zeros());
-            let bit = 1 << if free < BITS { free } else { at % BITS };
-            tables.iter().for_each(|table| *taken.entry(*table).or_default() |= bit);
-            bit_of.insert(*part, bit);
+            *bits = 1 << if free < BITS { free } else { at % BITS };
+            tables.iter().for_each(|table| *taken.entry(*table).or_default() |= *bits);
         }
-        let mut bits: BTreeMap<Node<'p>, u64> = BTreeMap::new();
-        for (node, number) in &self.numbers {
-            bits.insert(*node, bit_of[&self.root(*number)]);
-        }
+        let mut bits: Bits<'p> =
+            self.numbers.iter().map(|(node, number)| (*node, parts[&self.root(*number)].1)).collect();
         for node in self.existence.union(&self.keys) {
             *bits.entry(*node).or_default() |= EXISTENCE;
         }
+        bits.iter_mut().for_each(|(node, bits)| *bits |= kept.bits(*node));
         bits
+    }
+
+    /// Everything that was kept, and what is new.
+    fn numbering(&self, bits: &Bits<'p>, kept: &Numbering, plans: [(&'p Plan, bool); 2]) -> Numbering {
+        let mut numbering = kept.clone();
+        bits.iter().for_each(|(node, bits)| numbering.set_bits(*node, *bits));
+        for (plan, reads_green) in plans {
+            let own = plan.targets.iter().filter(|target| !target.internal);
+            let targets = own.map(|target| (!reads_green, &target.name));
+            for place in plan.sources.iter().map(|source| (reads_green, &source.name)).chain(targets) {
+                numbering.set_record(place, self.families.described(place));
+            }
+        }
+        numbering
     }
 }
 
@@ -238,6 +256,11 @@ fn inputs_of_key(output: &Output) -> Vec<usize> {
 impl Parts {
     /// The parts of a migration, from the plans of both its links.
     pub fn new(forward: &Plan, backward: &Plan) -> Parts {
+        Parts::numbered(forward, backward, &Numbering::default()).0
+    }
+
+    /// The same where columns have been numbered before; and all numbers from now on.
+    pub fn numbered(forward: &Plan, backward: &Plan, kept: &Numbering) -> (Parts, Numbering) {
         let mut graph = Graph { families: Families::new(forward, backward), ..Graph::default() };
         for (plan, reads_green) in [(forward, false), (backward, true)] {
             graph.note_keys(plan, reads_green);
@@ -245,16 +268,15 @@ impl Parts {
         for (plan, reads_green) in [(forward, false), (backward, true)] {
             graph.note_rules(plan, reads_green);
         }
-        let bits = graph.bits();
+        let bits = graph.bits(kept);
+        let numbering = graph.numbering(&bits, kept, [(forward, false), (backward, true)]);
         let of = |plan, back, reads_green| LinkParts {
             twins: twins(plan, back),
             ..of_link(&graph.families, &bits, plan, reads_green)
         };
-        Parts { forward: of(forward, backward, false), backward: of(backward, forward, true) }
+        (Parts { forward: of(forward, backward, false), backward: of(backward, forward, true) }, numbering)
     }
 }
-
-type Bits<'p> = BTreeMap<Node<'p>, u64>;
 
 fn of_link<'p>(families: &Families<'p>, bits: &Bits<'p>, plan: &'p Plan, reads_green: bool) -> LinkParts {
     let sources = plan.sources.iter().map(|source| {

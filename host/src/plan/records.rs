@@ -123,6 +123,13 @@ impl<'p> Families<'p> {
         (green, self.members.get(&(green, table)).map_or(table, |member| member.family))
     }
 
+    /// What notes on rows of a table are about, in words that change when that does; empty for rows by themselves.
+    pub(super) fn described(&self, place: Place<'p>) -> String {
+        let detail = if self.details.iter().any(|(detail, _)| *detail == place) { " as a detail" } else { "" };
+        let member = self.members.get(&place);
+        member.map_or_else(String::new, |member| format!("{} by {}{detail}", member.family, member.order.join(", ")))
+    }
+
     /// Whether an output writes a detail, or a detail's rule describes the output's row.
     pub(super) fn is_detail(&self, source: Place<'p>, target: Place<'p>) -> bool {
         self.details.contains(&(source, target)) || self.details.contains(&(target, source))

@@ -124,8 +124,9 @@ async fn bound(
     artifact: Option<&Artifact>,
     (source, target): (&Session, &Session),
 ) -> Result<(Arc<Plan>, Option<Arc<Plan>>), Vec<Problem>> {
-    let known = link::started_with(target, &settings.name, settings.link).await.map_err(|problem| vec![problem])?;
-    let given = Given { settings, artifact, source, target, started_with: known.as_deref(), copies: false };
+    let [known, others] = link::started_with(settings, source, target).await.map_err(|problem| vec![problem])?;
+    let (started_with, other_started_with) = (known.as_deref(), others.as_deref());
+    let given = Given { settings, artifact, source, target, started_with, other_started_with, copies: false };
     let findings = check::preflight(&given).await.map_err(|problem| vec![problem])?;
     let named = |problem: Problem| match artifact {
         Some(artifact) if problem.at_artifact().is_none() => problem.artifact(artifact.label()),

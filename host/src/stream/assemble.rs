@@ -305,6 +305,23 @@ impl Assembler {
         }
     }
 
+    /// L8: what another revision lifts is noted as that revision knows it, also what was read before the exchange.
+    pub fn note_anew(&mut self, notebook: Notebook, relations: &Relations) {
+        let Some((own, seen)) = &mut self.notebook else { return };
+        if own.parts() != notebook.parts() {
+            let mut start = 0;
+            for ended in &mut self.commits {
+                note_all(&notebook, &self.changes[start..ended.changes], relations, &mut ended.notes);
+                seen.note(ended.commit.commit_lsn, &ended.notes);
+                start = ended.changes;
+            }
+            if let Some(open) = &mut self.open {
+                note_all(&notebook, &self.changes[open.start..], relations, &mut open.notes);
+            }
+        }
+        *own = notebook;
+    }
+
     fn pass(&self, position: Lsn) {
         self.notebook.iter().for_each(|(_, seen)| seen.pass(position));
     }
@@ -424,6 +441,11 @@ impl Assembler {
         let changes = std::mem::take(&mut self.changes);
         Some(Collected { changes, opens, commits: Vec::new(), open_at: open.commit_lsn })
     }
+}
+
+fn note_all(notebook: &Notebook, changes: &[Placed], relations: &Relations, notes: &mut Vec<Note>) {
+    let own = changes.iter().filter(|placed| !placed.echo);
+    own.for_each(|placed| notebook.note_change(&placed.change, relations, notes));
 }
 
 /// Counter-example 4: mirrors hold the rows of the other link as well.

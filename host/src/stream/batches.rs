@@ -175,7 +175,8 @@ impl Batches {
                 && !self.gives_up
                 && self.assembler.can_wait_at(relation.oid)
             {
-                self.misfit = self.relations.misfit(&self.plan, relation);
+                let misfit = self.relations.misfit(&self.plan, relation);
+                self.misfit = misfit.map(|misfit| misfit.under(self.lifting.label()));
             }
             if self.misfit.is_some() {
                 self.later.push(item);
@@ -223,7 +224,7 @@ impl Batches {
         self.until_caught_up.is_some_and(|until| watched.unwrap_or(self.written) >= until)
     }
 
-    fn holds(&self) -> bool {
+    pub(super) fn holds(&self) -> bool {
         self.held.as_ref().is_some_and(|held| held.since.is_some())
     }
 
@@ -275,7 +276,7 @@ impl Batches {
         None
     }
 
-    fn position_only(&mut self, position: Lsn) -> Batch {
+    pub(super) fn position_only(&mut self, position: Lsn) -> Batch {
         self.note_written(position);
         Batch {
             segments: Vec::new(),

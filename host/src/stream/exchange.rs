@@ -19,7 +19,6 @@ use crate::apply::writer::Writer;
 use crate::lsn::Lsn;
 use crate::names::TableName;
 use crate::plan::Plan;
-use crate::plan::parts::LinkParts;
 use crate::problem::Outcome;
 
 use super::batches::Batches;
@@ -94,8 +93,6 @@ pub struct Exchange {
 pub struct Now {
     /// The plan.
     pub plan: Arc<Plan>,
-    /// With another link: what the columns have to do with each other.
-    pub parts: Option<LinkParts>,
     /// Whether its batches are decided.
     pub decides: bool,
 }
@@ -150,7 +147,11 @@ impl Batches {
             // A link that waits at other columns goes on standing there.
             return self.misfit.is_some() || batches.send(Work::GoOn).await.is_ok();
         }
-        let Revised { plan, mut lifting, notebook, trial, left_out, rewrite } = *revised;
+        let Revised { plan, mut lifting, notebook, trial, left_out, mut rewrite } = *revised;
+        if self.holds() {
+            // The next start reads what is held once more, as it was before the change of columns.
+            rewrite.shapes.clear();
+        }
         // L11: nothing that the old revision has computed is on its way any more.
         lifting.watch(self.durable.clone());
         left_out.into_iter().for_each(|(table, columns)| self.relations.leave_out(&table, columns));
@@ -159,13 +160,10 @@ impl Batches {
         (self.plan, self.lifting) = (plan.clone(), lifting);
         let earlier = self.trial.take();
         self.trial = trial.map(|trial| trial.after(earlier.as_deref()));
-        let parts = notebook.as_ref().map(|notebook| notebook.parts().clone());
-        if let (Some((own, _)), Some(notebook)) = (&mut self.assembler.notebook, notebook) {
-            *own = notebook;
+        if let Some(notebook) = notebook {
+            self.assembler.note_anew(notebook, &self.relations);
         }
-        self.now.iter().for_each(|now| {
-            drop(now.send_replace(Now { plan: plan.clone(), parts: parts.clone(), decides: self.decides }))
-        });
+        self.now.iter().for_each(|now| drop(now.send_replace(Now { plan: plan.clone(), decides: self.decides })));
         self.read_on();
         batches.send(Work::Exchange(Box::new(rewrite), done)).await.is_ok()
     }
@@ -216,6 +214,15 @@ impl Batches {
         orders: &mut mpsc::Receiver<Order>,
     ) -> bool {
         let Some(misfit) = self.misfit.clone() else { return true };
+        // A link that watches has nothing to write that would move its position; what it has read behind it is read again
+        // at the next start, with the columns of then.
+        let read = self.assembler.seen_up_to();
+        if self.held.is_some() && !self.holds() && read > self.written {
+            let moves = Work::Batch(self.position_only(read));
+            if batches.send(moves).await.is_err() {
+                return false;
+            }
+        }
         if self.stand(batches, parcels).await.is_none() {
             return false;
         }

@@ -52,6 +52,11 @@ struct Resolved<'a> {
 }
 
 impl Lifting {
+    /// The artifact whose guest is asked, as messages name it.
+    pub fn label(&self) -> Option<&str> {
+        self.guest.as_ref().map(|guest| guest.artifact().label())
+    }
+
     /// For a plan and, if any of its rules needs one, a guest.
     pub fn new(plan: Arc<Plan>, guest: Option<Guest>) -> Self {
         Lifting { plan, guest, lifter: Lifter::default(), keyed: None }

@@ -43,6 +43,16 @@ pub struct Misfit {
     pub problem: Problem,
 }
 
+impl Misfit {
+    /// The same, with the revision that was made for other columns.
+    pub fn under(self, artifact: Option<&str>) -> Misfit {
+        match artifact {
+            Some(label) => Misfit { problem: self.problem.artifact(label), ..self },
+            None => self,
+        }
+    }
+}
+
 /// The relations of one connection.
 #[derive(Debug, Default)]
 pub struct Relations {

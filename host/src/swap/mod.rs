@@ -74,6 +74,8 @@ struct Swapper {
     before: Option<Option<Arc<Artifact>>>,
     /// A revision that did not fit and that may fit the columns to come.
     next: Option<Arc<Artifact>>,
+    /// The running one was bound again to what one link met; the other one is about to meet the same.
+    again: bool,
 }
 
 impl Swapper {
@@ -101,12 +103,14 @@ impl Swapper {
             Ok(wanted) => wanted,
             Err(problem) => return self.refuse(answer, vec![problem]),
         };
-        if self.is_running(artifact.as_deref()) && self.links.iter().all(|linked| linked.post.awaits.borrow().is_none())
-        {
+        // The running revision is bound anew only where other columns are waited at: elsewhere nothing has changed yet.
+        let is_running = self.is_running(artifact.as_deref());
+        let waits = |at: &usize| self.links[*at].post.awaits.borrow().is_some();
+        let all: Vec<usize> = (0..self.links.len()).filter(|at| !is_running || waits(at)).collect();
+        if all.is_empty() {
             let swapped = Swapped { artifact: label(artifact.as_deref()), is_new: false, ..Swapped::default() };
             return answer.give(Ok(swapped));
         }
-        let all: Vec<usize> = (0..self.links.len()).collect();
         let mut trial = None;
         if let Some(changes) = shadow {
             let found = match self.prepared(&artifact, &all).await {
@@ -124,6 +128,7 @@ impl Swapper {
         }
         match self.exchange(artifact.clone(), &all).await {
             Ok(swapped) => {
+                self.again = is_running && all.len() < self.links.len();
                 let swapped = Swapped { trial, ..swapped };
                 tracing::info!(artifact = swapped.artifact, stall_us = swapped.stall.as_micros() as u64, "{what}");
                 swapped.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -229,8 +234,26 @@ impl Swapper {
         Err(vec![not_now("a link does not come to the end of a transaction")])
     }
 
+    /// Asks a link to bind a revision beside the one that it runs.
+    async fn prepare(&self, at: usize, artifact: Option<Arc<Artifact>>) -> Result<Ready, Vec<Problem>> {
+        let post = &self.links[at].post;
+        let mut others = self.links.iter().enumerate().filter(|(other, _)| *other != at);
+        let other_awaits = others.find_map(|(_, linked)| linked.post.awaits.borrow().clone());
+        let (answer, ready) = oneshot::channel();
+        let asked = async {
+            post.asks.send(Ask::Prepare { artifact, other_awaits, answer }).await.ok()?;
+            ready.await.ok()
+        };
+        match tokio::time::timeout(READY_PATIENCE, asked).await {
+            Ok(Some(answer)) => answer,
+            Ok(None) | Err(_) => {
+                Err(vec![not_now("a link does not stream: it starts, copies existing rows, or waits")])
+            }
+        }
+    }
+
     async fn prepared(&self, artifact: &Option<Arc<Artifact>>, links: &[usize]) -> Result<Vec<Ready>, Vec<Problem>> {
-        let answers = join_all(links.iter().map(|at| prepare(&self.links[*at].post, artifact.clone()))).await;
+        let answers = join_all(links.iter().map(|at| self.prepare(*at, artifact.clone()))).await;
         let mut ready = Vec::new();
         let mut problems: Vec<Problem> = Vec::new();
         for answer in answers {
@@ -326,13 +349,22 @@ impl Swapper {
         let artifact = self.running.artifact();
         if self.settings.ignores_added_columns && misfit.only_added {
             // Without a column that nobody uses, rows from before it and from after it are the same.
-            let ready = prepare(&self.links[at].post, artifact.clone()).await;
+            let ready = self.prepare(at, artifact.clone()).await;
             if let Ok(ready) = ready
                 && ready.uses_added.is_empty()
-                && self.exchanged(artifact, &[at], vec![ready]).await.is_some()
+                && self.exchanged(artifact.clone(), &[at], vec![ready]).await.is_some()
             {
                 let what = &misfit.problem;
                 return tracing::warn!("no rule uses the new columns, and added_columns = \"ignore\": {what}");
+            }
+        }
+        if std::mem::take(&mut self.again) {
+            match self.exchange(artifact, &[at]).await {
+                Ok(swapped) => {
+                    swapped.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                    return tracing::info!("bound again here as well: {}", misfit.problem);
+                }
+                Err(problems) => problems.iter().for_each(|problem| tracing::warn!("it does not fit here: {problem}")),
             }
         }
         if let Some(next) = self.next.clone() {
@@ -377,18 +409,6 @@ async fn changed(misfits: &mut [watched::Receiver<Option<Misfit>>]) -> usize {
         })
     });
     futures_util::future::select_all(each).await.1
-}
-
-async fn prepare(post: &Post, artifact: Option<Arc<Artifact>>) -> Result<Ready, Vec<Problem>> {
-    let (answer, ready) = oneshot::channel();
-    let asked = async {
-        post.asks.send(Ask::Prepare { artifact, answer }).await.ok()?;
-        ready.await.ok()
-    };
-    match tokio::time::timeout(READY_PATIENCE, asked).await {
-        Ok(Some(answer)) => answer,
-        Ok(None) | Err(_) => Err(vec![not_now("a link does not stream: it starts, copies existing rows, or waits")]),
-    }
 }
 
 fn label(artifact: Option<&Artifact>) -> String {

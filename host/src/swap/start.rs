@@ -62,6 +62,7 @@ impl Swaps {
             probation: probation.clone(),
             before: None,
             next: None,
+            again: false,
         };
         tasks.spawn(swapper.serve());
         Swaps { running, probation, desks, _tasks: tasks }

@@ -221,7 +221,7 @@ impl<'a> Binder<'a> {
     }
 
     fn source(&mut self, table: &'a Table, rule: &manifest::Rule, by_rule: bool) -> Option<Source> {
-        let problems_before = self.problems.len();
+        let (given, problems_before) = (self.given, self.problems.len());
         let columns: Vec<&Column> = table.columns.iter().filter(|column| !column.generated).collect();
         let mut frame = Frame { table, columns, rule, depends: Dependence::default() };
         frame.depends = self.depends(&frame);
@@ -236,7 +236,7 @@ impl<'a> Binder<'a> {
         let position = |index: &usize| frame.column(&table.columns[*index].name);
         let refers = outputs.iter().any(|output| {
             let name = &self.targets[output.target].name;
-            self.given
+            given
                 .target
                 .tables
                 .get(name)
@@ -256,7 +256,7 @@ impl<'a> Binder<'a> {
                     case: fit::case(column.base_oid),
                 })
                 .collect(),
-            generated: stored_generated(table),
+            generated: if given.source.sends_generated { stored_generated(table) } else { Vec::new() },
             key: table.row_key().iter().filter_map(position).collect(),
             full_identity: table.identity == ReplicaIdentity::Full,
             identity_key: table.identity_key.iter().filter_map(position).collect(),
