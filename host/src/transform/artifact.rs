@@ -75,6 +75,7 @@ impl Artifact {
         limits: &Limits,
         compiler: &Compiler,
     ) -> Outcome<Self> {
+        check_size(name, bytes)?;
         let digest = hex(&Sha256::digest(bytes));
         let label: Arc<str> = format!("{name}@sha256:{}", &digest[..12]).into();
         let named = |problem: Problem| problem.artifact(&label);
@@ -127,12 +128,18 @@ fn read(path: &Path) -> Outcome<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(failed)?;
     file.take(FILE_LIMIT_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > FILE_LIMIT_BYTES {
-        let what = format!("{} is larger than {} MiB", path.display(), FILE_LIMIT_BYTES >> 20);
-        return Err(Problem::refuse(Blame::Artifact, "WASM_TOO_LARGE", what)
-            .remedy("build the transform in release mode and strip its debug information"));
-    }
+    check_size(&path.display().to_string(), &bytes)?;
     Ok(bytes)
+}
+
+/// Before anything else is done with them: not only files come here.
+fn check_size(name: &str, bytes: &[u8]) -> Outcome<()> {
+    if bytes.len() as u64 <= FILE_LIMIT_BYTES {
+        return Ok(());
+    }
+    let what = format!("{name} is larger than {} MiB", FILE_LIMIT_BYTES >> 20);
+    Err(Problem::refuse(Blame::Artifact, "WASM_TOO_LARGE", what)
+        .remedy("build the transform in release mode and strip its debug information"))
 }
 
 fn check_pin(pin: Option<&str>, digest: &str) -> Outcome<()> {
