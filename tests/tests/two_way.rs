@@ -179,11 +179,24 @@ fn quiet(stage: &Stage, seed: u64, host: &mut Running) {
 
 fn assert_agree(stage: &Stage, seed: u64) {
     let query = "SELECT * FROM item";
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + SOON;
     while !stage.same(query, query) {
         if Instant::now() > end {
             let (blue, green) = (stage.blue.lines(query), stage.green.lines(query));
-            panic!("L8: seed {seed} leaves the sides apart\n  blue:  {blue:?}\n  green: {green:?}");
+            let only = |these: &[String], those: &[String]| -> Vec<String> {
+                these.iter().filter(|line| !those.contains(line)).cloned().collect()
+            };
+            let (only_blue, only_green) = (only(&blue, &green), only(&green, &blue));
+            let told = [&stage.blue, &stage.green].map(|side| {
+                let conflicts =
+                    side.admin("SELECT link, position, kind, key, kept, lost, state FROM falkirk.conflict ORDER BY id");
+                let history = side.lines("SELECT n, by_link, old_id, new_id, t, u FROM history");
+                format!("{} records {conflicts:?}\n  and its history {history:?}", side.name)
+            });
+            panic!(
+                "L8: seed {seed} leaves the sides apart\n  blue alone:  {only_blue:?}\n  green alone: {only_green:?}\n  {}",
+                told.join("\n  ")
+            );
         }
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -24,6 +24,25 @@ pub(super) struct Said {
     pub(super) denied: HashSet<(usize, Key)>,
 }
 
+impl Said {
+    /// L8: what was said last counts. The target's application goes on between two decisions of one batch: a row that was
+    /// asserted may be gone and denied by now, and be there once more when it is looked at again. Then the denial is on
+    /// its way behind the row, and only another assertion follows it.
+    fn deny(&mut self, row: (usize, Key), record: impl IntoIterator<Item = (usize, Key)>) {
+        for row in record {
+            self.asserted.remove(&row);
+        }
+        self.denied.insert(row);
+    }
+
+    fn assert(&mut self, row: (usize, Key), was_there: bool) {
+        match was_there {
+            true => self.asserted.insert(row),
+            false => self.barred.insert(row),
+        };
+    }
+}
+
 impl Deciding {
     /// Says what a decision asks for. Of what describes a row, what is there is asserted after all of it was denied.
     pub(super) async fn say(
@@ -34,10 +53,13 @@ impl Deciding {
         said: &mut Said,
     ) -> Outcome<()> {
         self.deny(migration_id, plan, &decided.absences).await?;
-        said.denied.extend(decided.absences.into_iter().map(|row| (row.target, row.key)));
+        for Absence { target, key, .. } in decided.absences {
+            let record = decide::kin(self.ruled.parts.records(), target, &key);
+            said.deny((target, key), record);
+        }
         for row in decided.reassertions {
             let was_there = self.touch(plan, &row).await?;
-            if was_there { &mut said.asserted } else { &mut said.barred }.insert((row.target, row.key));
+            said.assert((row.target, row.key), was_there);
         }
         Ok(())
     }
@@ -90,5 +112,24 @@ fn literal(datum: &Datum) -> String {
     match datum {
         Datum::Text(text) => quote_text(&String::from_utf8_lossy(text)),
         Datum::Null | Datum::Unset => "NULL".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn l8_a_row_that_is_denied_after_it_was_asserted_has_to_be_asserted_once_more_if_it_is_there_again() {
+        let row = |id: &str| (0, Key::from([Datum::text(id)]));
+        let (mut said, of_the_record) = (Said::default(), (1, row("3").1));
+        for row in [row("3"), of_the_record.clone(), row("4")] {
+            said.assert(row, true);
+        }
+        said.deny(row("3"), [row("3"), of_the_record.clone()]);
+        assert!(said.denied.contains(&row("3")));
+        assert_eq!(said.asserted, HashSet::from([row("4")]), "the row and what describes it are no longer asserted");
+        said.assert(row("3"), true);
+        assert!(said.asserted.contains(&row("3")));
     }
 }
