@@ -121,17 +121,18 @@ impl Side {
         self.value(&format!("SELECT count(*) FROM {what} t")).parse().expect("a count is a number")
     }
 
-    /// The rows of a query, one line each, in the order of their text.
+    /// The rows of a query, one line each, in the order of their text. A short name for the row could be that of a column.
     pub fn lines(&self, sql: &str) -> Vec<String> {
-        let rows = self.rows(&format!("SELECT t::text FROM ({sql}) t ORDER BY t::text COLLATE \"C\""));
+        let rows =
+            self.rows(&format!("SELECT whole_row::text FROM ({sql}) whole_row ORDER BY whole_row::text COLLATE \"C\""));
         rows.into_iter().map(|row| row.join("|")).collect()
     }
 
     /// One text that stands for all rows of a query, whatever their order.
     pub fn digest(&self, sql: &str) -> String {
         self.value(&format!(
-            "SELECT count(*) || ' rows ' || coalesce(md5(string_agg(t::text, E'\\n' ORDER BY t::text COLLATE \"C\")), '')
-             FROM ({sql}) t"
+            "SELECT count(*) || ' rows ' || coalesce(md5(string_agg(whole_row::text, E'\\n' ORDER BY whole_row::text COLLATE \"C\")), '')
+             FROM ({sql}) whole_row"
         ))
     }
 

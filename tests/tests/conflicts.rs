@@ -85,6 +85,30 @@ fn counter_example_21_a_decided_conflict_is_listed_and_shown_without_values_and_
     stage.falkirk(&["clean"]).expect(0);
 }
 
+/// Statements give the row a short name; a column of that name must not be taken for the row.
+#[test]
+fn counter_example_21_columns_with_the_names_that_statements_use_are_recorded_like_any_other() {
+    let item = "CREATE TABLE item (id int PRIMARY KEY, t text, c text, s text); ALTER TABLE item REPLICA IDENTITY FULL";
+    let stage = stage("conflict_names", item, "green_wins");
+    stage.blue.sql("INSERT INTO item VALUES (1, 'old', 'old', 'old')");
+    follow(&stage).expect(0);
+    for side in [&stage.blue, &stage.green] {
+        let name = side.name;
+        side.sql(&format!("UPDATE item SET t = '{name} t', c = '{name} c', s = '{name} s' WHERE id = 1"));
+    }
+    follow(&stage).expect(0);
+    let id = only_id(&stage, &[]);
+    let shown = stage.falkirk(&["conflicts", "show", &id, "--values"]).expect(0);
+    ["blue t", "green t", "blue c", "green c", "blue s", "green s"]
+        .iter()
+        .fold(shown, |shown, value| shown.says(value));
+    stage.falkirk(&["conflicts", "resolve", &id, "--take", "blue"]).expect(0);
+    follow(&stage).expect(0);
+    assert!(same(&stage, "item"));
+    assert_eq!(stage.green.value("SELECT t FROM item"), "blue t");
+    stage.falkirk(&["clean"]).expect(0);
+}
+
 #[test]
 fn what_a_record_says_of_a_row_is_kept_as_long_as_the_retention_says_and_then_erased() {
     let stage = items("conflict_retention", "green_wins");

@@ -259,9 +259,9 @@ async fn find(settings: &Settings, id: &str) -> Outcome<(Record, Session)> {
 pub async fn show(settings: &Settings, id: &str, values: bool) -> Outcome<Detail> {
     let (record, session) = find(settings, id).await?;
     let now = format!(
-        "SELECT k, c.kept -> k, to_jsonb(t) -> k, (to_jsonb(t) -> k) IS NOT DISTINCT FROM (c.kept -> k) \
+        "SELECT k, c.kept -> k, to_jsonb(t.*) -> k, (to_jsonb(t.*) -> k) IS NOT DISTINCT FROM (c.kept -> k) \
          FROM falkirk.conflict AS c LEFT JOIN {} AS t ON {}, \
-         jsonb_object_keys(coalesce(c.lost, c.kept, to_jsonb(t), '{{}}')) AS k WHERE c.id = {} ORDER BY k",
+         jsonb_object_keys(coalesce(c.lost, c.kept, to_jsonb(t.*), '{{}}')) AS k WHERE c.id = {} ORDER BY k",
         record.table.sql(),
         record.found(),
         record.number

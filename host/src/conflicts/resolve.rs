@@ -218,9 +218,9 @@ impl Deed<'_> {
         let (table, found) = (record.table.sql(), record.found());
         let there = !session.rows(&format!("SELECT FROM {table} AS t WHERE {found} FOR UPDATE")).await?.is_empty();
         let compared = match &record.lost {
-            None => "to_jsonb(t) IS NOT DISTINCT FROM c.kept".to_owned(),
+            None => "to_jsonb(t.*) IS NOT DISTINCT FROM c.kept".to_owned(),
             Some(_) => "NOT EXISTS (SELECT FROM jsonb_object_keys(c.lost) AS k \
-                WHERE (to_jsonb(t) -> k) IS DISTINCT FROM (c.kept -> k))"
+                WHERE (to_jsonb(t.*) -> k) IS DISTINCT FROM (c.kept -> k))"
                 .to_owned(),
         };
         let same = format!(
@@ -244,7 +244,7 @@ impl Deed<'_> {
         // From here on nobody changes the row until this is committed, so whatever comes later commits behind the position.
         session.run(&format!("SELECT FROM {table} AS t WHERE {found} FOR UPDATE")).await?;
         let refresh = format!(
-            "UPDATE falkirk.conflict AS c SET kept = n.now FROM (SELECT to_jsonb(t) AS now FROM (SELECT) AS one \
+            "UPDATE falkirk.conflict AS c SET kept = n.now FROM (SELECT to_jsonb(t.*) AS now FROM (SELECT) AS one \
              LEFT JOIN {table} AS t ON {found}) AS n WHERE c.id = {number} AND c.kept IS DISTINCT FROM n.now"
         );
         if session.touch(&refresh).await? > 0 {
@@ -327,7 +327,7 @@ async fn touch(record: &Record, session: &Session) -> Outcome<()> {
         WHERE c.id = ";
     let update = format!(
         "UPDATE {table} AS t SET {column} = t.{column} WHERE {found} AND {same}{} \
-         AND (to_jsonb(t) -> k) IS DISTINCT FROM (c.kept -> k))",
+         AND (to_jsonb(t.*) -> k) IS DISTINCT FROM (c.kept -> k))",
         record.number
     );
     match session.touch(&update).await? {

@@ -199,7 +199,7 @@ impl Writer<'_> {
         let target = &self.plan.targets[target];
         let select = format!(
             "SELECT c.taken IS NULL OR c.taken <> $4, EXISTS (SELECT FROM jsonb_object_keys(c.lost) AS k \
-             WHERE c.kept IS NOT NULL AND (to_jsonb(t) -> k) IS DISTINCT FROM (c.kept -> k)) \
+             WHERE c.kept IS NOT NULL AND (to_jsonb(t.*) -> k) IS DISTINCT FROM (c.kept -> k)) \
              FROM falkirk.conflict AS c LEFT JOIN {} AS t ON {} WHERE c.migration = $1 AND c.link = $2 \
              AND c.key_digest = $3 AND c.kind IN {PARKED} AND c.state = 'open'",
             target.name.sql(),

@@ -117,7 +117,7 @@ fn sql(target: &Target, described: &[Parameter], keys: usize, open: bool) -> Str
     let fresh = format!(
         "WITH fresh AS (SELECT {} AS migration, {} AS link, ${}::pg_lsn AS position, {} AS kind, {} AS target_table, \
          {} AS key_digest, {}::jsonb AS lost, {} AS winner, {} AS source_table, {}::jsonb AS source_key, \
-         {} AS source_digest, {}::jsonb AS held_by, jsonb_build_object({}) AS key, to_jsonb(t) AS kept \
+         {} AS source_digest, {}::jsonb AS held_by, jsonb_build_object({}) AS key, to_jsonb(t.*) AS kept \
          FROM {rows} LEFT JOIN {} AS t ON {found})",
         parameter(1, "text"),
         parameter(2, "text"),
