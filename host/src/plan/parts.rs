@@ -28,11 +28,15 @@ use crate::plan::{Columns, Filling, Output, Plan};
 /// The bit that overlaps every other one: whether the row is there.
 pub const EXISTENCE: u64 = 1 << 63;
 
+/// No part's bit: in notes of what changed, that the row was there afterwards. What concerns existence and lacks it removed
+/// the row.
+pub const THERE: u64 = 1 << 62;
+
 /// What an insert, a delete and either end of a change of key change: everything.
 pub const ALL: u64 = u64::MAX;
 
 /// Bits for parts. Tables with more parts share bits, which only makes two parts into one.
-const BITS: u64 = 63;
+const BITS: u64 = 62;
 
 /// The parts of both sides' tables, in the numbers of both plans.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -20,7 +20,7 @@ use crate::apply::writer::{Batch, Closing, Lost, LostFrom, Recent, Writer, other
 use crate::change::Datum;
 use crate::delta::decide::{self, Claim, Conflict, Facts, Rules, Standing, Verdict};
 use crate::delta::fold::Folder;
-use crate::delta::{Effect, Key};
+use crate::delta::{Effect, Key, Operation};
 use crate::live::Live;
 use crate::lsn::Lsn;
 use crate::marker::{RowDigest, denial_digest, record_digest, row_digest};
@@ -36,6 +36,8 @@ use super::settled::Settled;
 
 /// How long the rows of a batch stay locked while the other link reads on.
 const PATIENCE_LOCKED: Duration = Duration::from_millis(500);
+/// How often it is looked for a row that was committed and is not seen yet.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// How long a batch waits for the other link without holding anything.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -139,6 +141,20 @@ impl Facts for Known<'_> {
 
     fn denied(&self, target: usize, key: &Key) -> bool {
         self.said.denied.contains(&(target, key.clone()))
+    }
+}
+
+/// The rows that an operation names.
+fn keys_of(plan: &Plan, operation: &Operation) -> Vec<Key> {
+    match &operation.effect {
+        Effect::Insert { columns, values } | Effect::Ensure { columns, values } => {
+            vec![decide::key_of(&plan.targets[operation.target], columns, values)]
+        }
+        Effect::Patch { key, .. } | Effect::Clear { key, .. } | Effect::Delete { key } | Effect::Absent { key } => {
+            vec![key.clone()]
+        }
+        Effect::Rekey { from, to, .. } => vec![from.clone(), to.clone()],
+        Effect::Truncate { .. } => Vec::new(),
     }
 }
 
@@ -268,6 +284,7 @@ impl Deciding {
     ) -> Outcome<HashMap<(usize, Key), bool>> {
         let keys = self.keys(plan, &batch.claims);
         let asks = keys.iter().any(|(target, _)| self.ruled.standings[*target] != Standing::Wins);
+        let began = Instant::now();
         loop {
             if let Some(first) = batch.first {
                 writer.open(first).await?;
@@ -283,7 +300,15 @@ impl Deciding {
             }
             let now = self.target_position().await?;
             if self.theirs.wait(now, PATIENCE_LOCKED).await {
-                return Ok(there);
+                if !self.is_unseen(plan, &batch.claims, &there) {
+                    return Ok(there);
+                }
+                writer.abandon().await?;
+                if batch.first.is_none() || began.elapsed() > PATIENCE {
+                    return Err(other_link_silent());
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+                continue;
             }
             // Nobody else must wait for these rows while the other link is far behind.
             writer.abandon().await?;
@@ -291,6 +316,22 @@ impl Deciding {
                 return Err(other_link_silent());
             }
         }
+    }
+
+    /// L8: whether a row is in the log and nobody can see it. A commit is in the log a moment before it shows to others,
+    /// and a busy machine makes that moment long: the row would be taken for one that is not there, and denied behind its
+    /// own insert. Where an operator's word may have removed the row since, nothing is concluded.
+    fn is_unseen(&self, plan: &Plan, claims: &[Claim], there: &HashMap<(usize, Key), bool>) -> bool {
+        let unseen = |claim: &Claim, (target, key): &(usize, Key)| {
+            let row = digest(plan, *target, key);
+            there.get(&(*target, key.clone())) == Some(&false) && self.theirs.came(row, denial_digest(row), claim.knew)
+        };
+        let yields = |claim: &&Claim| self.ruled.standings[claim.operation.target] == Standing::Yields;
+        claims.iter().filter(yields).any(|claim| {
+            let rows = keys_of(plan, &claim.operation).into_iter();
+            let rows = rows.flat_map(|key| decide::kin(self.ruled.parts.records(), claim.operation.target, &key));
+            rows.collect::<Vec<_>>().iter().any(|row| unseen(claim, row))
+        })
     }
 
     /// L8: while this waited for one row of a record, the application may have moved another one past it: into a table
@@ -335,17 +376,7 @@ impl Deciding {
                     }
                 }
             };
-            match &claim.operation.effect {
-                Effect::Insert { columns, values } | Effect::Ensure { columns, values } => {
-                    add(decide::key_of(&plan.targets[target], columns, values))
-                }
-                Effect::Patch { key, .. }
-                | Effect::Clear { key, .. }
-                | Effect::Delete { key }
-                | Effect::Absent { key } => add(key.clone()),
-                Effect::Rekey { from, to, .. } => [from, to].into_iter().for_each(|key| add(key.clone())),
-                Effect::Truncate { .. } => {}
-            }
+            keys_of(plan, &claim.operation).into_iter().for_each(&mut add);
         }
         by_target.into_iter().map(|(keys, _)| keys).enumerate().filter(|(_, keys)| !keys.is_empty()).collect()
     }

@@ -7,7 +7,7 @@ use crate::change::{Before, Change, Event, Image};
 use crate::marker::{RowDigest, record_digest, row_digest};
 use crate::names::TableName;
 use crate::plan::Plan;
-use crate::plan::parts::{ALL, LinkParts};
+use crate::plan::parts::{ALL, LinkParts, THERE};
 use crate::plan::records::Record;
 
 use super::relations::{Bound, Relations, in_order};
@@ -100,10 +100,11 @@ impl Noted {
         let (before, after) = images(event);
         match [before, after].map(|image| image.map(|image| self.row(image))) {
             [Some(before), Some(after)] if before != after => {
-                notes.extend([(before, ALL), (after, ALL)]);
+                notes.extend([(before, ALL & !THERE), (after, ALL)]);
                 return true;
             }
-            [_, Some(row)] | [Some(row), None] => notes.push((row, parts)),
+            [_, Some(row)] => notes.push((row, if parts == 0 { 0 } else { parts | THERE })),
+            [Some(row), None] => notes.push((row, parts & !THERE)),
             [None, None] => {}
         }
         false

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::lsn::Lsn;
 use crate::marker::RowDigest;
+use crate::plan::parts::{EXISTENCE, THERE};
 
 /// One change of a row: what of it changed (`plan::parts`).
 pub type Note = (RowDigest, u64);
@@ -44,6 +45,8 @@ impl Seen {
         for (row, parts) in notes {
             let changes = rows.entry(*row).or_default();
             match changes.iter_mut().find(|(known, _)| *known == at) {
+                // Of one transaction, what it did last to the row says whether the row is there.
+                Some((_, known)) if parts & EXISTENCE != 0 => *known = (*known & !THERE) | parts,
                 Some((_, known)) => *known |= parts,
                 None => changes.push((at, *parts)),
             }
@@ -69,7 +72,18 @@ impl Seen {
     pub fn changed(&self, row: RowDigest, after: Lsn) -> u64 {
         let rows = self.rows();
         let changes = rows.get(&row).map(Vec::as_slice).unwrap_or_default();
-        changes.iter().filter(|(at, _)| *at >= after).fold(0, |sum, (_, parts)| sum | parts)
+        let sum = changes.iter().filter(|(at, _)| *at >= after).fold(0, |sum, (_, parts)| sum | parts);
+        if sum == 0 { 0 } else { sum | THERE }
+    }
+
+    /// Whether the application made the row at or after `after` and has not removed it since, apart from what was noted
+    /// together with `said`.
+    pub fn came(&self, row: RowDigest, said: RowDigest, after: Lsn) -> bool {
+        let rows = self.rows();
+        let changes = |row: RowDigest| rows.get(&row).map(Vec::as_slice).unwrap_or_default();
+        let own = |at: Lsn| changes(said).iter().all(|(known, _)| *known != at);
+        let exists = changes(row).iter().filter(|(at, parts)| *at >= after && parts & EXISTENCE != 0 && own(*at));
+        exists.max_by_key(|(at, _)| *at).is_some_and(|(_, parts)| parts & THERE != 0)
     }
 
     /// Nothing before `position` will be asked for again.
@@ -119,13 +133,31 @@ mod tests {
         seen.note(Lsn(10), &[(1, 0b01), (2, 0b01)]);
         seen.note(Lsn(20), &[(1, 0b10)]);
         seen.note(Lsn(20), &[(1, 0b10)]);
-        assert_eq!(seen.changed(1, Lsn(10)), 0b11);
-        assert_eq!(seen.changed(1, Lsn(11)), 0b10);
+        assert_eq!(seen.changed(1, Lsn(10)), 0b11 | THERE);
+        assert_eq!(seen.changed(1, Lsn(11)), 0b10 | THERE);
         assert_eq!(seen.changed(1, Lsn(21)), 0);
         seen.forget(Lsn(11));
-        assert_eq!((seen.changed(1, Lsn::ZERO), seen.changed(2, Lsn::ZERO)), (0b10, 0));
+        assert_eq!((seen.changed(1, Lsn::ZERO), seen.changed(2, Lsn::ZERO)), (0b10 | THERE, 0));
         seen.forget(Lsn(5));
         assert_eq!(seen.forgotten(), Lsn(11), "never backwards");
+    }
+
+    #[test]
+    fn l8_whether_a_row_is_there_is_what_was_done_to_it_last_and_nothing_that_was_said_of_it() {
+        const GONE: u64 = !THERE;
+        let seen = Seen::default();
+        let came = |after| seen.came(1, 9, Lsn(after));
+        assert!(!came(0), "nothing is known of it");
+        seen.note(Lsn(10), &[(1, GONE), (1, u64::MAX)]);
+        assert!(came(0) && came(10) && !came(11));
+        seen.note(Lsn(20), &[(1, u64::MAX), (1, GONE)]);
+        assert!(!came(0), "made and removed in one transaction");
+        seen.note(Lsn(30), &[(1, 0b10 | THERE)]);
+        assert!(!came(0), "a change of a column says nothing of it");
+        seen.note(Lsn(40), &[(1, u64::MAX)]);
+        seen.note(Lsn(50), &[(1, u64::MAX), (9, u64::MAX)]);
+        assert!(came(0) && !came(41), "what was said is no change of the row");
+        assert_eq!(seen.changed(1, Lsn(20)), u64::MAX);
     }
 
     #[test]
