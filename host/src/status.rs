@@ -13,6 +13,7 @@ use crate::names::{TableName, quote_text};
 use crate::pg::facts;
 use crate::pg::session::Session;
 use crate::problem::{Blame, Outcome};
+use crate::sequences::{self, Shown};
 
 /// The state of one link. Units stand last in the names.
 #[derive(Debug, Default, Serialize)]
@@ -67,6 +68,8 @@ pub struct Status {
     pub warnings: Vec<String>,
     /// For a link that watches: what it has seen of its source's own changes, and whether its target could hold them.
     pub readiness: Option<Readiness>,
+    /// The sequences that are kept apart, of both sides; only beside the link that copies.
+    pub sequences: Vec<Shown>,
     /// The other link, if there is one.
     pub other: Option<Box<Status>>,
 }
@@ -132,6 +135,8 @@ pub async fn status(settings: &Settings, values: bool) -> Outcome<Status> {
     let mut status = link_status(&settings.seen_from(origin), values).await?;
     if settings.two_way() {
         status.other = Some(Box::new(link_status(&settings.seen_from(origin.other()), values).await?));
+        status.sequences = sequences::shown(settings).await?;
+        status.warnings.extend(status.sequences.iter().filter_map(|shown| shown.warning.clone()));
     }
     Ok(status)
 }

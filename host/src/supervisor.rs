@@ -17,7 +17,6 @@ use crate::marker::Link;
 use crate::pg::session::Session;
 use crate::problem::{Action, Blame, Problem};
 use crate::recopy;
-use crate::sequences;
 use crate::stream::End;
 use crate::stream::seen::Seen;
 use crate::swap::{Door, Probation, Swaps};
@@ -25,8 +24,6 @@ use crate::transform::Artifact;
 
 /// From the order to stop to the end: what is not written by then is written after the next start.
 const DRAIN: Duration = Duration::from_secs(8);
-/// How often the sequences of both sides are looked at.
-const SEQUENCES: Duration = Duration::from_secs(10);
 const PAUSE_LEAST: Duration = Duration::from_millis(100);
 const PAUSE_MOST: Duration = Duration::from_secs(10);
 /// A life that lasted this long was a good one: the next pause is short again.
@@ -117,9 +114,6 @@ pub async fn run(
     if !patiently(&second, stop.clone(), &shown.other).await? {
         return Ok(Vec::new());
     }
-    if settings.direction_is_both() {
-        apart(settings).await.map_err(|problem| vec![problem])?;
-    }
     let (tell, told_both) = watch::channel(false);
     let lives = [shown.origin.subscribe(), shown.other.subscribe()];
     let run = |context, told, live| {
@@ -129,9 +123,7 @@ pub async fn run(
     let mut first = run(first, told_both.clone(), shown.origin);
     let mut second = run(second, told_both, shown.other);
     let mut answers = [None, None];
-    let mut exhausted = None;
     tokio::select! {
-        problem = keep_sequences(settings), if settings.direction_is_both() => exhausted = Some(problem),
         () = told(stop) => {}
         () = all_caught_up(lives), if until == Until::CaughtUp => {}
         answer = &mut first => answers[0] = Some(answer),
@@ -141,10 +133,6 @@ pub async fn run(
     let [one, two] = answers;
     let one = if let Some(answer) = one { answer } else { first.await };
     let two = if let Some(answer) = two { answer } else { second.await };
-    if let Some(problem) = exhausted {
-        record(&settings.seen_from(origin), std::slice::from_ref(&problem)).await;
-        return Err(vec![problem]);
-    }
     let lost = |_| Err(vec![Problem::retry(Blame::Host, "TASK_LOST", "a link ended without an answer")]);
     joined(one.unwrap_or_else(lost), two.unwrap_or_else(lost))
 }
@@ -161,28 +149,6 @@ fn joined(one: Result<Summary, Problems>, two: Result<Summary, Problems>) -> Res
             Err(problems)
         }
         (Err(problems), Ok(_)) | (Ok(_), Err(problems)) => Err(problems),
-    }
-}
-
-/// Sets the sequences of both sides apart; before either may write what the other could hand out as well.
-async fn apart(settings: &Settings) -> Result<(), Problem> {
-    let blue = Session::connect_blaming(&settings.blue.address, Blame::Source, "sequences").await?;
-    let green = Session::connect_blaming(&settings.green.address, Blame::Target, "sequences").await?;
-    let kept = sequences::keep(settings, &blue, &green, true).await?;
-    kept.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    Ok(())
-}
-
-/// Keeps them apart. Ends with the problem that they cannot be any longer; a database that does not answer is looked at
-/// again later: its link knows what to do about that.
-async fn keep_sequences(settings: &Settings) -> Problem {
-    loop {
-        tokio::time::sleep(SEQUENCES).await;
-        match apart(settings).await {
-            Err(problem) if problem.action() != Action::Retry => return problem,
-            Err(problem) => tracing::warn!("sequences are looked at again later: {problem}"),
-            Ok(()) => {}
-        }
     }
 }
 

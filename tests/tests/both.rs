@@ -150,3 +150,102 @@ fn l7_counter_example_12_what_cascades_and_triggers_do_beside_the_link_travels_a
     assert_eq!(stage.blue.lines("SELECT note FROM trail WHERE note LIKE 'UPDATE%'"), ["(\"UPDATE zwei\")"]);
     stage.falkirk(&["clean"]).expect(0);
 }
+
+#[test]
+fn l7_counter_example_12_references_that_are_set_to_null_and_rows_that_a_trigger_updates_travel() {
+    let stage = Stage::new("both_set_null");
+    let tables = "
+        CREATE TABLE parent (id int PRIMARY KEY, note text);
+        CREATE TABLE child (id int PRIMARY KEY, parent_id int REFERENCES parent ON DELETE SET NULL, note text);
+        CREATE TABLE tally (id int PRIMARY KEY, gone int NOT NULL);
+        ALTER TABLE parent REPLICA IDENTITY FULL;
+        ALTER TABLE child REPLICA IDENTITY FULL;
+        ALTER TABLE tally REPLICA IDENTITY FULL;";
+    // Only green counts: what its trigger updates is green's own.
+    let trigger = "
+        CREATE FUNCTION count_gone() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN UPDATE public.tally SET gone = gone + 1; RETURN NULL; END $$;
+        CREATE TRIGGER count_gone AFTER DELETE ON parent FOR EACH ROW EXECUTE FUNCTION count_gone();";
+    stage.schemas(tables, tables);
+    stage.config("both", "conflict = \"blue_wins\"\ntransforms = []\n[tables]\nallow_triggers = [\"public.parent\"]");
+    stage.blue.sql(
+        "INSERT INTO parent VALUES (1, 'one'), (2, 'two'), (3, 'three'); INSERT INTO tally VALUES (1, 0);
+         INSERT INTO child VALUES (10, 1, 'ten'), (20, 2, 'twenty'), (30, 3, 'thirty')",
+    );
+    let follow = || stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
+    follow();
+    stage.green.sql(trigger);
+    let listed = "public.child: child_parent_id_fkey sets parent_id to NULL where a row of public.parent is deleted";
+    stage.falkirk(&["check"]).expect(0).says(listed).says("triggers fire for what the link writes: count_gone");
+    // A child that the other side does not know of yet, when that one deletes its parent.
+    stage.green.sql("INSERT INTO child VALUES (11, 1, 'eleven'); UPDATE child SET note = 'on green' WHERE id = 10");
+    stage.blue.sql("DELETE FROM parent WHERE id = 1");
+    for _ in 0..3 {
+        follow();
+    }
+    stage.blue.sql("INSERT INTO child VALUES (21, 2, 'twenty-one')");
+    stage.green.sql("DELETE FROM parent WHERE id = 2");
+    for _ in 0..3 {
+        follow();
+    }
+    for table in ["parent", "child", "tally"] {
+        let query = format!("SELECT * FROM {table}");
+        stage.assert_same(&query, &query);
+    }
+    let children = "SELECT id, coalesce(parent_id, 0) FROM child ORDER BY id";
+    assert_eq!(stage.blue.rows(children), [["10", "0"], ["11", "0"], ["20", "0"], ["21", "0"], ["30", "3"]]);
+    assert_eq!(stage.blue.value("SELECT gone FROM tally"), "2", "what the trigger did beside the link travels once");
+    stage.falkirk(&["clean"]).expect(0);
+}
+
+#[test]
+fn l5_l8_a_copy_that_is_stopped_in_the_middle_goes_on_with_both_links_and_both_sides_writing() {
+    const ROWS: u64 = 100_000;
+    let stage = Stage::new("both_mid_copy");
+    stage.schemas(ITEM, ITEM);
+    stage
+        .blue
+        .sql(&format!("INSERT INTO item SELECT n, 0, repeat('r', 200) FROM generate_series(1, {ROWS}) n; ANALYZE"));
+    let copy = "[copy]\nchunk_mib = 1";
+    stage.config("forward", &format!("rollback = \"watch\"\ntransforms = []\n{copy}"));
+    let host = stage.start_falkirk(&["run"]);
+    let finished = "SELECT FROM falkirk.chunk WHERE finished_at IS NOT NULL";
+    let exists = "SELECT to_regclass('falkirk.chunk') IS NOT NULL";
+    until("a chunk is copied", SOON, || {
+        stage.green.admin(exists).concat() == ["t"] && stage.green.admin(finished).len() > 1
+    });
+    host.terminate().expect(143);
+    let left = || stage.green.admin("SELECT FROM falkirk.chunk WHERE finished_at IS NULL").len();
+    assert!(left() > 0 && stage.green.count("item") < ROWS, "the copy was over before the host was asked to end");
+    // Green's users come while most rows are not there yet.
+    stage.green.sql(
+        "UPDATE item SET note = 'green' WHERE id IN (SELECT id FROM item ORDER BY id LIMIT 20);
+         DELETE FROM item WHERE id IN (SELECT id FROM item ORDER BY id DESC LIMIT 20);
+         INSERT INTO item SELECT 1000000 + n, 1, 'made on green' FROM generate_series(1, 20) n",
+    );
+    stage.config("both", &format!("conflict = \"blue_wins\"\ntransforms = []\n{copy}"));
+    let host = stage.start_falkirk(&["run"]);
+    let mut round = 0;
+    until("the rest is copied while both sides write", SOON, || {
+        round += 1;
+        stage.green.sql(&format!(
+            "INSERT INTO item VALUES (2000000 + {round}, 1, 'made on green');
+             UPDATE item SET flag = {round} WHERE id % 97 = 0 AND id < 5000;
+             DELETE FROM item WHERE id = {round} * 3"
+        ));
+        stage.blue.sql(&format!(
+            "INSERT INTO item VALUES (3000000 + {round}, 2, 'made on blue');
+             UPDATE item SET note = 'blue' WHERE id = {ROWS} - {round} OR id % 89 = 0 AND id < 5000;
+             DELETE FROM item WHERE id = {round} * 3 + 1"
+        ));
+        left() == 0
+    });
+    host.terminate().expect(143);
+    for _ in 0..2 {
+        stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
+    }
+    stage.assert_same("SELECT * FROM item", "SELECT * FROM item");
+    assert_eq!(stage.blue.count("(SELECT FROM item WHERE note = 'made on green')"), 20 + round);
+    assert_eq!(stage.blue.count("(SELECT FROM item WHERE note = 'made on blue')"), round);
+    stage.falkirk(&["clean"]).expect(0);
+}

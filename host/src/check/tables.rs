@@ -1,6 +1,6 @@
 //! What the tables must allow: rights, no hidden rows, no triggers that would act twice, an empty target before the copy.
 
-use crate::catalog::{Catalog, Identity, ReplicaIdentity, Table};
+use crate::catalog::{Catalog, ForeignKey, Identity, ReplicaIdentity, Table};
 use crate::manifest::Write;
 use crate::names::{TableName, quote_name};
 use crate::plan::{Filling, Plan};
@@ -123,13 +123,30 @@ fn cascades(table: &Table, plan: &Plan, problems: &mut Vec<Problem>, warnings: &
                 )),
             );
         }
-        if foreign_key.on_delete == 'c' {
-            warnings.push(format!(
-                "{}: {} deletes its rows together with those of {}; the link takes that for agreement",
-                table.name, foreign_key.name, foreign_key.parent
-            ));
-        }
+        warnings.extend(deeds(table, foreign_key));
     }
+}
+
+/// Everything that a foreign key of the target does by itself when the link writes a parent (L7).
+fn deeds(table: &Table, foreign_key: &ForeignKey) -> Vec<String> {
+    let ForeignKey { name, parent, on_delete, on_update, .. } = foreign_key;
+    let columns = foreign_key.columns.iter().map(|column| table.columns[*column].name.as_str());
+    let columns = columns.collect::<Vec<_>>().join(", ");
+    let own = "what the source does not do as well is this side's own change";
+    let deleted = match on_delete {
+        'c' => Some(format!("deletes its rows together with those of {parent}; the link takes that for agreement")),
+        'n' => Some(format!("sets {columns} to NULL where a row of {parent} is deleted; {own}")),
+        'd' => Some(format!("sets {columns} to its default where a row of {parent} is deleted; {own}")),
+        _ => None,
+    };
+    let updated = match on_update {
+        'c' => Some(format!("carries a changed key of {parent} into {columns}; {own}")),
+        'n' => Some(format!("sets {columns} to NULL where a key of {parent} changes; {own}")),
+        'd' => Some(format!("sets {columns} to its default where a key of {parent} changes; {own}")),
+        _ => None,
+    };
+    let said = [deleted, updated].into_iter().flatten();
+    said.map(|deed| format!("{}: {name} {deed}", table.name)).collect()
 }
 
 /// Pitfall 54: a swap that the source may make inside a transaction must be legal in the target as well.
@@ -235,4 +252,41 @@ pub(super) async fn check_empty(given: &Given<'_>, plan: &Plan, findings: &mut F
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn l7_counter_example_12_every_action_of_a_foreign_key_is_listed() {
+        let table = Table::of_text("child", &["id", "parent_id"], 0..1);
+        let listed = |on_delete: char, on_update: char| {
+            let parent = TableName::new("public", "parent");
+            let key = ForeignKey {
+                name: "child_fkey".into(),
+                columns: vec![1],
+                parent,
+                parent_columns: vec!["id".into()],
+                deferrable: false,
+                on_delete,
+                on_update,
+            };
+            deeds(&table, &key)
+        };
+        assert!(listed('a', 'r').is_empty());
+        for (delete, update, said) in [
+            ('c', 'a', "deletes its rows together with those of public.parent"),
+            ('n', 'a', "sets parent_id to NULL where a row of public.parent is deleted"),
+            ('d', 'a', "sets parent_id to its default where a row of public.parent is deleted"),
+            ('a', 'c', "carries a changed key of public.parent into parent_id"),
+            ('a', 'n', "sets parent_id to NULL where a key of public.parent changes"),
+            ('a', 'd', "sets parent_id to its default where a key of public.parent changes"),
+        ] {
+            let listed = listed(delete, update);
+            assert_eq!(listed.len(), 1, "{listed:?}");
+            assert!(listed[0].starts_with(&format!("public.child: child_fkey {said}")), "{listed:?}");
+        }
+        assert_eq!(listed('n', 'c').len(), 2);
+    }
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use crate::sequences::Shown;
 use crate::status::{self, Readiness};
 
 use super::Common;
@@ -62,6 +63,7 @@ impl Status {
             ("artifact", status.artifact.clone()),
             ("slot", format!("{}, {} MiB of log kept", status.slot, status.retained_wal_bytes >> 20)),
         ];
+        rows.extend(sequences(&status.sequences));
         if let Some(readiness) = &status.readiness {
             rows.extend(way_back(readiness));
         }
@@ -70,6 +72,14 @@ impl Status {
         status.problem.iter().for_each(|problem| println!("stopped by {problem}"));
         status.warnings.iter().for_each(|warning| println!("warning: {warning}"));
     }
+}
+
+/// How many there are, and the one that has the least left; `check` lists them all.
+fn sequences(all: &[Shown]) -> Option<(&'static str, String)> {
+    let least = all.iter().filter_map(|shown| Some((shown.left_percent?, shown))).min_by_key(|(left, _)| *left);
+    least.map(|(left, shown)| {
+        ("sequences", format!("{} kept apart; {} of {} has {left} % left", all.len(), shown.sequence, shown.side))
+    })
 }
 
 fn way_back(readiness: &Readiness) -> Vec<(&'static str, String)> {

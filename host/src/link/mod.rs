@@ -5,6 +5,7 @@
 //!   connect --> preflight --> hold the link --> [first start: publication, slot, chunks] --> copy --> stream
 //! ```
 
+mod apart;
 pub mod exchange;
 mod gate;
 mod prepare;
@@ -150,7 +151,11 @@ pub async fn run(
         setup::hold((settings, &context.host), artifact.as_deref(), &source, &target).await.map_err(one)?;
     live.send_modify(|live| live.artifact = artifact.as_ref().map(|artifact| artifact.label().to_owned()));
     let open = Open { context, artifact, target, _hold: hold, plan, back, shapes, identity, live };
-    open.go(&source, orders, stop).await.map_err(|problem| one(open.with_artifact(problem)))
+    let said = open.set_apart(known.is_none()).await?;
+    tokio::select! {
+        ended = open.go(&source, orders, stop) => ended.map_err(|problem| one(open.with_artifact(problem))),
+        problems = open.keep_apart(said) => Err(problems),
+    }
 }
 
 fn one(problem: Problem) -> Problems {
