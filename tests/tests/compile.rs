@@ -4,10 +4,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use falkirk_tests::{Finished, SOON, Stage, free_port, swap_component, until};
+use falkirk_tests::{Finished, Running, SOON, Stage, free_port, swap_component, until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 const BLUE: &str = "CREATE TABLE item (id bigint PRIMARY KEY, note text NOT NULL, back text);
     ALTER TABLE item REPLICA IDENTITY FULL;";
@@ -122,15 +124,59 @@ fn compilers(pid: i32) -> Vec<String> {
     children(pid).into_iter().filter(compiles).collect()
 }
 
+#[test]
+fn row_33_a_storm_of_swaps_while_one_is_compiled_ends_with_the_newest_and_one_compiler_at_a_time() {
+    let (stage, _) = stage("compile_storm", PATIENT);
+    let long = stage.file("long.wasm", bomb(140_000, 16));
+    let host = stage.start_falkirk(&["run"]);
+    stage.blue.sql("INSERT INTO item (id, note) VALUES (0, 'first')");
+    until("it streams", SOON, || stage.green.count("item") == 1);
+    let (stop, most) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                most.fetch_max(compilers(host.pid()).len(), Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        let _ends = Ends(&stop);
+        let held = stage.start_falkirk(&["swap", &long.to_string_lossy()]);
+        until("it compiles", SOON, || most.load(Ordering::Relaxed) > 0);
+        let mut waiting: Vec<Running> = Vec::new();
+        for number in 2..=7 {
+            let file = swap_component(&stage, number, "ok", None);
+            waiting.push(stage.start_falkirk(&["swap", &file.to_string_lossy()]));
+            // Which of two has come later is known once the other one is told so.
+            until("the older one is told", SOON, || {
+                waiting.iter_mut().map(|wish| u32::from(wish.is_running())).sum::<u32>() == 1
+            });
+        }
+        let newest = waiting.pop().expect("six were made");
+        waiting.into_iter().for_each(|older| drop(older.wait(SOON).expect(1).says("SUPERSEDED")));
+        // Long enough: the bomb's compiler is ended as by a machine that is out of memory.
+        let bomb: Vec<i32> = compilers(host.pid()).iter().filter_map(|pid| pid.parse().ok()).collect();
+        bomb.iter().for_each(|pid| kill(Pid::from_raw(*pid), Signal::SIGKILL).expect("it runs"));
+        held.wait(SOON).expect(1).says("COMPILE_MEMORY");
+        newest.wait(SOON).expect(0).says("revision_7_ok.wasm@sha256:");
+    });
+    assert_eq!(most.into_inner(), 1, "at most one compiles at a time");
+    stage.blue.sql("INSERT INTO item (id, note) VALUES (1, 'after the storm')");
+    until("it arrives", SOON, || stage.green.count("item") == 2);
+    assert_eq!(stage.green.value("SELECT by FROM item WHERE id = 1"), "0007");
+    let log = host.terminate().expect(143).err;
+    assert_eq!(log.matches("swapped in").count(), 1, "{log}");
+    stage.falkirk(&["clean"]).expect(0);
+}
+
 /// Told to end while it compiles something that takes longer than anybody waits.
-fn ends_at_once(host: falkirk_tests::Running) {
+fn ends_at_once(host: Running) {
     let mut compiler = Vec::new();
     until("it compiles", SOON, || {
         compiler = compilers(host.pid());
         !compiler.is_empty()
     });
     let began = Instant::now();
-    host.signal(nix::sys::signal::Signal::SIGTERM);
+    host.signal(Signal::SIGTERM);
     host.wait(Duration::from_secs(10)).expect(143).keeps_quiet_about("panicked");
     println!("ended {:?} after it was told to", began.elapsed());
     let is_left = |pid: &String| Path::new("/proc").join(pid).join("exe").exists();
