@@ -61,12 +61,19 @@ pub struct Summary {
 
 /// Loads the artifacts that the configuration names, and finds the way from blue's version to green's through them.
 pub async fn load_artifact(settings: &Settings) -> Result<Option<Arc<Artifact>>, Problem> {
+    load_artifacts(settings).await.map(|(artifact, _)| artifact)
+}
+
+/// The same, and the digest of each file.
+async fn load_artifacts(settings: &Settings) -> Result<(Option<Arc<Artifact>>, Vec<String>), Problem> {
     let (files, limits, compiler) = (settings.transforms.clone(), settings.limits, settings.compiler.clone());
     let (from, to) = (settings.blue.schema_version.clone(), settings.green.schema_version.clone());
     let load = move || {
         let each =
             files.iter().map(|file| Artifact::load(&file.path, file.pin.as_deref(), &limits, &compiler).map(Arc::new));
-        Artifact::joined(each.collect::<Result<Vec<_>, Problem>>()?, &from, &to)
+        let all = each.collect::<Result<Vec<_>, Problem>>()?;
+        let digests = all.iter().map(|artifact| artifact.digest().to_owned()).collect();
+        Ok((Artifact::joined(all, &from, &to)?, digests))
     };
     let loaded = tokio::task::spawn_blocking(load).await;
     loaded.unwrap_or_else(|_| {
@@ -92,11 +99,11 @@ pub async fn run(
     shown: Shown,
     (door, recopies): (Door, recopy::Desk),
 ) -> Result<Vec<Summary>, Problems> {
-    let Some(artifact) = unless_told(stop.clone(), load_artifact(settings)).await? else { return Ok(Vec::new()) };
+    let Some(loaded) = unless_told(stop.clone(), load_artifacts(settings)).await? else { return Ok(Vec::new()) };
     let (origin, host) = (settings.origin(), host_name());
     let seen = [Arc::<Seen>::default(), Arc::<Seen>::default()];
     let lives = [shown.origin.subscribe(), shown.other.subscribe()];
-    let mut swaps = Swaps::start(settings, artifact, until == Until::Told, lives, door);
+    let mut swaps = Swaps::start(settings, loaded, until == Until::Told, lives, door);
     let (running, probation) = (swaps.running.clone(), swaps.probation.clone());
     let mut context = |link: Link, seen: Arc<Seen>, theirs: Arc<Seen>| Context {
         settings: settings.seen_from(link),

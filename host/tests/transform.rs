@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use falkirk::build;
 use falkirk::change::{Datum, Image};
+use falkirk::link::running::Running;
 use falkirk::manifest::Write;
 use falkirk::names::TableName;
 use falkirk::plan::{Answer, Case, Filling, Group, Output, OutputRow, Plan, Rule, Source, SourceColumn};
@@ -345,6 +346,30 @@ fn a_transform_written_without_an_sdk_is_accepted_and_one_whose_manifest_changes
     );
     assert_eq!(artifact.unwrap().manifest().name, "shop");
     assert!(refusal(&component(INTERFACE, &describing(MANIFEST, 1))).starts_with("DESCRIBE_NOT_CONSTANT"));
+}
+
+/// Who exchanges it looks at what runs first; meanwhile it may have been taken back, or another one may have been put in.
+#[test]
+fn l11_a_revision_takes_the_place_of_the_one_that_was_looked_at_and_of_no_other() {
+    let revision = |name: &str| {
+        let manifest = MANIFEST.replace("shop", name);
+        let bytes = component(INTERFACE, &describing(&manifest, 0));
+        Arc::new(Artifact::from_bytes(name, &bytes, None, &LIMITS, &Compiler::default()).unwrap())
+    };
+    let [first, second, third] = ["a", "b", "c"].map(revision);
+    let running = Running::new(Some(first.clone()));
+    let now = || running.artifact().map(|artifact| artifact.digest().to_owned());
+    let digest = |artifact: &Artifact| Some(artifact.digest().to_owned());
+    assert!(running.exchange(Some(&first), Some(&first)) && !running.was_exchanged(), "it runs already");
+    assert!(running.exchange(Some(&first), Some(&second)) && running.was_exchanged());
+    assert!(!running.exchange(Some(&first), Some(&third)), "the first one runs no more");
+    assert!(!running.exchange(None, Some(&third)), "nor is it nothing that runs");
+    assert_eq!(now(), digest(&second));
+    assert!(running.exchange(Some(&second), Some(&first)), "taken back");
+    assert!(!running.exchange(Some(&second), Some(&second)), "it is not bound anew");
+    assert_eq!(now(), digest(&first));
+    let earlier: Vec<_> = running.earlier().iter().map(|artifact| digest(artifact)).collect();
+    assert_eq!(earlier, [digest(&second), digest(&first)]);
 }
 
 #[test]

@@ -219,6 +219,63 @@ fn l12_a_column_that_a_revision_lets_go_of_is_dropped_on_both_sides_and_holds_ne
     stage.falkirk(&["clean"]).expect(0);
 }
 
+const OTHER: &str = "CREATE TABLE other (id int PRIMARY KEY, n int); ALTER TABLE other REPLICA IDENTITY FULL;";
+
+/// The word to bind the same revision again is about what one link has met; nobody has said anything about another table.
+#[test]
+fn l12_a_word_for_one_table_is_none_for_another_one_and_ends_with_the_next_revision() {
+    let stage = Stage::new("both_word");
+    let first = revision(&stage, 1, "\"note\"", COPIED);
+    let migration = format!("conflict = \"green_wins\"\n{}", Stage::transforms(Some(&first)));
+    let schema = [BLUE, GREEN].map(|table| format!("{table} {OTHER}"));
+    let waiting = Waiting::new(stage, "both", [&schema[0], &schema[1]], &migration);
+    let stage = &waiting.stage;
+    let mut host = waiting.start();
+    stage.blue.sql("INSERT INTO item VALUES (1, 'old', 'more'); INSERT INTO other VALUES (1, 1)");
+    until("the rows arrive", SOON, || stage.green.count("item") == 1 && stage.green.count("other") == 1);
+    let agree = || {
+        let (item, other) = ("SELECT id, note FROM item", "SELECT * FROM other");
+        stage.same(item, item) && stage.same(other, other)
+    };
+    let adds = |side: &Side, column: &str| {
+        side.sql(&format!(
+            "ALTER TABLE item ADD COLUMN {column} int; UPDATE item SET note = note || '.', {column} = 1"
+        ));
+    };
+    let bound = |host: &falkirk_tests::Running| host.err().matches("bound again here as well").count();
+    adds(&stage.blue, "only_blue");
+    waiting.waits(&mut host, "only_blue was added");
+    stage.falkirk(&["swap", "--again"]).expect(0);
+    until("it goes on", SOON, agree);
+    // Another table is another matter.
+    let retype = "ALTER TABLE other ALTER COLUMN n TYPE bigint";
+    stage.blue.sql(retype);
+    stage.green.sql(&format!("{retype}; UPDATE other SET n = 9000000000"));
+    waiting.waits(&mut host, "n no longer has the type integer");
+    assert_eq!((bound(&host), stage.blue.value("SELECT n FROM other")), (0, "1".to_owned()));
+    stage.falkirk(&["swap", "--again"]).expect(0);
+    // What is written to blue shows blue's own change to the other link.
+    until("the word holds there", SOON, || bound(&host) == 1);
+    until("it goes on", SOON, agree);
+    // The first word still holds for its table.
+    adds(&stage.green, "only_green");
+    until("the word holds there", SOON, || bound(&host) == 2);
+    until("it goes on", SOON, agree);
+    // A word about a revision ends with it.
+    adds(&stage.blue, "only_blue_too");
+    waiting.waits(&mut host, "only_blue_too was added");
+    stage.falkirk(&["swap", "--again"]).expect(0);
+    until("it goes on", SOON, agree);
+    stage.falkirk(&["swap", &revision(stage, 2, "\"note\"", COPIED).to_string_lossy()]).expect(0);
+    adds(&stage.green, "only_green_too");
+    waiting.waits(&mut host, "only_green_too was added");
+    assert_eq!(bound(&host), 2, "nobody has said so of the second revision");
+    stage.falkirk(&["swap", "--again"]).expect(0);
+    until("it goes on", SOON, agree);
+    host.terminate().expect(143);
+    stage.falkirk(&["clean"]).expect(0);
+}
+
 /// It is not the source's change that the backward link meets, but rows that it cannot write: loudly, with nothing lost.
 #[test]
 fn l3_a_column_that_one_side_drops_while_the_other_link_writes_it_stops_the_host_at_that_change() {

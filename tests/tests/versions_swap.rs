@@ -179,3 +179,89 @@ fn l11_of_several_steps_what_fits_none_is_refused_and_shadow_back_and_taking_bac
     host.terminate().expect(143).says("the one before it is taken back").says("revision_8_no.wasm");
     stage.falkirk(&["clean"]).expect(0);
 }
+
+/// What was kept for columns to come is composed where it takes over: the step beside it was taken back meanwhile.
+#[test]
+fn l11_a_step_that_was_kept_takes_over_without_the_one_that_was_taken_back_meanwhile() {
+    let stage = stage("versions_swap_kept", "take_back_changes = 1000\n");
+    let host = stage.start_falkirk(&["run"]);
+    until("the copy is there", SOON, || stage.green.count("item") == 200);
+    until("it streams", SOON, || stage.falkirk(&["status"]).out.contains("streaming"));
+    swap(&stage, second(&stage, 8, "no")).expect(0);
+    let wider = swap_component(&stage, 5, "ok", Some(&rules(1, "note", ", \"more\": \"more\"", "by")));
+    stage.falkirk(&["swap", "--when-fits", &wider.to_string_lossy()]).expect(1).says("more");
+    let change = |id: u32, set: &str| {
+        stage.blue.sql(&format!("UPDATE item SET {set} WHERE id = {id}"));
+        arrives(&stage);
+        signed(&stage, id)
+    };
+    assert_eq!(change(1, "note = 'fine'"), "00010008");
+    assert_eq!(change(2, "note = 'odd'"), "00010002", "the second step is taken back");
+    // An exchange of the one step says nothing about what is kept for the other one.
+    swap(&stage, second(&stage, 9, "ok")).expect(0);
+    assert_eq!(change(3, "note = 'fine'"), "00010009");
+    stage.blue.sql("ALTER TABLE item ADD COLUMN more text");
+    assert_eq!(change(4, "note = 'wider', more = 'x'"), "00050009");
+    host.terminate().expect(143).says("took over where the columns changed");
+    stage.falkirk(&["clean"]).expect(0);
+}
+
+/// As Kubernetes mounts a folder of files: the link to the folder that holds them is renamed.
+#[test]
+fn l11_several_files_that_are_watched_and_replaced_at_once_are_one_exchange_and_each_is_one_of_its_own() {
+    let stage = stage("versions_watch", "");
+    let place = |folder: &str, files: [&PathBuf; 2]| {
+        let folder = stage.folder().join(folder);
+        std::fs::create_dir(&folder).expect("a folder can be made");
+        for (file, name) in files.iter().zip(["one.wasm", "two.wasm"]) {
+            std::fs::copy(file, folder.join(name)).expect("a file can be copied");
+        }
+    };
+    let link = |to: &str, name: &str| {
+        std::os::unix::fs::symlink(to, stage.folder().join(name)).expect("a link can be made");
+    };
+    let turn_to = |folder: &str| {
+        link(folder, "..data_tmp");
+        let [from, to] = ["..data_tmp", "..data"].map(|name| stage.folder().join(name));
+        std::fs::rename(from, to).expect("a link can be renamed");
+    };
+    place("v0", [&first(&stage, 1, "ok"), &second(&stage, 2, "ok")]);
+    place("v1", [&first(&stage, 3, "ok"), &second(&stage, 4, "ok")]);
+    place("v2", [&stage.file("broken.wasm", "no component"), &second(&stage, 6, "ok")]);
+    link("v0", "..data");
+    ["one.wasm", "two.wasm"].iter().for_each(|name| link(&format!("..data/{name}"), name));
+    let path = stage.folder().join("falkirk.toml");
+    let text = std::fs::read_to_string(&path).expect("it was written");
+    let (head, rest) = text.split_once("transforms = [").expect("it names transforms");
+    let rest = rest.split_once(']').expect("and ends").1;
+    let watched = format!("{head}watch = true\ntransforms = [\"two.wasm\", \"one.wasm\"]{rest}");
+    std::fs::write(path, watched).expect("it can be written");
+    let host = stage.start_falkirk(&["run"]);
+    until("the copy is there", SOON, || stage.green.count("item") == 200);
+    let written = AtomicU64::new(1_000);
+    let signs = |pair: &str| {
+        until("the pair signs what is written", SOON, || {
+            let id = written.fetch_add(1, Ordering::Relaxed);
+            stage.blue.sql(&format!("INSERT INTO item VALUES ({id}, 'x')"));
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            stage.green.count(&format!("(SELECT FROM item WHERE by || seal = '{pair}')")) > 0
+        });
+    };
+    signs("00010002");
+    turn_to("v1");
+    signs("00030004");
+    std::fs::copy(second(&stage, 5, "ok"), stage.folder().join("v1/two.wasm")).expect("a file can be copied");
+    signs("00030005");
+    // One of two is no transform: neither is put in, and the good one is not forgotten.
+    turn_to("v2");
+    until("the pair is refused", SOON, || host.err().contains("WASM_NOT_COMPONENT"));
+    std::fs::copy(first(&stage, 7, "ok"), stage.folder().join("v2/one.wasm")).expect("a file can be copied");
+    signs("00070006");
+    arrives(&stage);
+    let pairs = stage.green.rows("SELECT DISTINCT by || seal FROM item ORDER BY 1");
+    assert_eq!(pairs, [["00010002"], ["00030004"], ["00030005"], ["00070006"]], "none that never ran together");
+    let taken = stage.green.admin("SELECT FROM falkirk.history WHERE outcome = 'took over'");
+    assert_eq!(taken.len(), 3);
+    host.terminate().expect(143).keeps_quiet_about("starting again");
+    stage.falkirk(&["clean"]).expect(0);
+}

@@ -16,7 +16,7 @@ use crate::live::{Live, Stage};
 use crate::problem::{Blame, Problem};
 use crate::recopy::desk::READY_PATIENCE;
 use crate::stream::shadow::Trial;
-use crate::swap::{Swapped, What, Wish};
+use crate::swap::{Brought, Swapped, What, Wish};
 
 type Asks = State<Arc<Asked>>;
 
@@ -143,7 +143,7 @@ pub(super) async fn swap(State(asked): Asks, Query(how): Query<How>, headers: He
         return answer(Err(problems), false);
     }
     let How { name, pin, when_fits, shadow, promote, values } = how;
-    let what = What::Bytes { name, bytes: body.to_vec(), pin };
+    let what = What::Files(vec![Brought { name, bytes: body.to_vec(), pin }]);
     answer(asked.door.wish(Wish { what, when_fits, shadow, promote }).await, values)
 }
 

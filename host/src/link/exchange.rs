@@ -4,7 +4,7 @@
 //! Whatever does not fit is said in full and nothing changes. This file decides nothing about when a revision takes over:
 //! `swap` does, for all links of the host at once.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -26,59 +26,6 @@ use crate::stream::{Part, TwoWay};
 use crate::transform::{Artifact, Guest, Limits};
 
 use super::{Open, Problems, one, setup, two_way};
-
-/// The revision that the links of a host run; every life of a link begins with it.
-#[derive(Debug, Default)]
-pub struct Running(Mutex<Revisions>);
-
-#[derive(Debug, Default)]
-struct Revisions {
-    now: Option<Arc<Artifact>>,
-    /// What ran before, newest first.
-    earlier: Vec<Arc<Artifact>>,
-    /// It is no longer the one that the host started with.
-    was_exchanged: bool,
-}
-
-impl Running {
-    /// For a host that starts with this artifact, or copies every table as it is.
-    pub fn new(artifact: Option<Arc<Artifact>>) -> Self {
-        Running(Mutex::new(Revisions { now: artifact, ..Revisions::default() }))
-    }
-
-    /// Whether another one was put in since the host started.
-    pub fn was_exchanged(&self) -> bool {
-        self.revisions().was_exchanged
-    }
-
-    fn revisions(&self) -> MutexGuard<'_, Revisions> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The artifact.
-    pub fn artifact(&self) -> Option<Arc<Artifact>> {
-        self.revisions().now.clone()
-    }
-
-    /// The last ones that this host ran before, newest first.
-    pub fn earlier(&self) -> Vec<Arc<Artifact>> {
-        self.revisions().earlier.clone()
-    }
-
-    /// Another one from now on.
-    pub fn set(&self, artifact: Option<Arc<Artifact>>) {
-        let mut revisions = self.revisions();
-        revisions.was_exchanged = true;
-        if let Some(before) = std::mem::replace(&mut revisions.now, artifact) {
-            revisions.earlier.retain(|earlier| earlier.digest() != before.digest());
-            revisions.earlier.insert(0, before);
-            revisions.earlier.truncate(EARLIER_MOST);
-        }
-    }
-}
-
-/// So many earlier revisions are remembered.
-const EARLIER_MOST: usize = 4;
 
 /// What a running link is asked.
 pub enum Ask {
@@ -105,6 +52,8 @@ pub struct Ready {
     pub warnings: Vec<String>,
     /// Columns that were added to the table at which the link waits, and that the revision uses.
     pub uses_added: Vec<String>,
+    /// The target's tables in which rows of that table stand.
+    pub stands_in: Vec<TableName>,
     /// The running revision once more, for a trial of this one beside it; `None` where rows depend on others: what they
     /// stand for cannot be told without writing it.
     pub beside: Option<(Lifting, Arc<Plan>)>,
@@ -213,6 +162,7 @@ impl Open<'_> {
         let mut warnings = Vec::new();
         let parts = self.fits_what_is_there(&now, &plan, findings.back.as_deref(), &mut warnings).await?;
         let uses_added = misfit.as_ref().map(|misfit| added(&now.plan, &plan, misfit)).unwrap_or_default();
+        let stands_in = misfit.as_ref().map(|misfit| stands_in(&plan, &misfit.table)).unwrap_or_default();
         if let (Some(misfit), false) = (&misfit, uses_added.is_empty()) {
             warnings.push(format!(
                 "{}: rows from before {} was added hold what each database gave them; compare with `falkirk verify`",
@@ -242,7 +192,7 @@ impl Open<'_> {
             let guest = guest.map(|artifact| Guest::new(artifact, settings.link.into(), limits));
             (Lifting::new(now.plan.clone(), guest), now.plan.clone())
         });
-        Ok(Ready { revised: Box::new(revised), orders: clerk.orders.clone(), warnings, uses_added, beside })
+        Ok(Ready { revised: Box::new(revised), orders: clerk.orders.clone(), warnings, uses_added, stands_in, beside })
     }
 
     /// The preflight with the columns that the stream shows, the columns that are kept in the target, and those that are
@@ -453,6 +403,13 @@ fn rewritten(running: &Plan, plan: &Plan, misfit: &Misfit) -> Vec<String> {
         .filter(|(at, column)| retyped(column) && plan.uses(after, *at))
         .map(|(_, column)| column.name.clone())
         .collect()
+}
+
+/// The tables in which rows of a source table stand.
+fn stands_in(plan: &Plan, table: &TableName) -> Vec<TableName> {
+    let source = plan.sources.iter().find(|source| source.name == *table);
+    let targets = source.into_iter().flat_map(|source| &source.rule.outputs).map(|output| &plan.targets[output.target]);
+    targets.filter(|target| !target.internal).map(|target| target.name.clone()).collect()
 }
 
 /// Columns that the table has now, that the running plan does not know and that `plan` uses.

@@ -12,6 +12,7 @@ mod prepare;
 mod repair;
 mod retention;
 mod returned;
+pub mod running;
 mod setup;
 mod two_way;
 mod watching;
@@ -21,7 +22,8 @@ pub use prepare::prepare;
 pub use returned::returned;
 pub use way::{Closed, closed, reopened, why_closed};
 
-use exchange::{Desk, Running};
+use exchange::Desk;
+use running::Running;
 
 use std::sync::Arc;
 

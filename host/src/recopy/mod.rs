@@ -35,7 +35,7 @@ use crate::check::{self, Given};
 use crate::config::Settings;
 use crate::delta::Key;
 use crate::link;
-use crate::link::exchange::Running;
+use crate::link::running::Running;
 use crate::lsn::Lsn;
 use crate::names::TableName;
 use crate::pg::session::Session;

@@ -7,6 +7,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::lsn::Lsn;
 use crate::marker::Link;
+use crate::names::TableName;
 use crate::problem::{Blame, Problem};
 use crate::stream::shadow::Trial;
 
@@ -31,19 +32,22 @@ impl Wish {
 
 /// Which revision is wished for.
 pub enum What {
-    /// These bytes of a file.
-    Bytes {
-        /// The file's name, for messages.
-        name: String,
-        /// All of it.
-        bytes: Vec<u8>,
-        /// The digest that it must have, 64 hexadecimal digits.
-        pin: Option<String>,
-    },
+    /// These files, at once.
+    Files(Vec<Brought>),
     /// The one before the running one.
     Back,
     /// The running one, bound to the columns as they are now.
     Again,
+}
+
+/// An artifact's file.
+pub struct Brought {
+    /// Its name, for messages.
+    pub name: String,
+    /// All of it.
+    pub bytes: Vec<u8>,
+    /// The digest that it must have, 64 hexadecimal digits.
+    pub pin: Option<String>,
 }
 
 /// What a wish has led to.
@@ -61,6 +65,8 @@ pub struct Swapped {
     pub stall: Duration,
     /// What should be known.
     pub warnings: Vec<String>,
+    /// Tables of the other side that stand for those at whose columns a link waited.
+    pub stands_in: Vec<TableName>,
     /// What a trial has found.
     pub trial: Option<Trial>,
 }
@@ -127,8 +133,10 @@ impl Door {
     }
 }
 
+pub(super) const SUPERSEDED: &str = "SUPERSEDED";
+
 fn superseded() -> Problem {
-    Problem::refuse(Blame::Host, "SUPERSEDED", "a newer revision came before this one could be put in")
+    Problem::refuse(Blame::Host, SUPERSEDED, "a newer revision came before this one could be put in")
         .remedy("nothing; the newer one is being put in")
 }
 

@@ -13,31 +13,35 @@ mod door;
 mod probation;
 mod start;
 mod trial;
+mod wanted;
 mod watch;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use sha2::{Digest, Sha256};
 use tokio::sync::{oneshot, watch as watched};
 
-use crate::apply::checkpoint::{self, Became, Entry};
+use crate::apply::checkpoint::{self, Entry};
 use crate::config::Settings;
-use crate::link::exchange::{Ask, Post, Ready, Running};
+use crate::link::exchange::{Ask, Post, Ready};
+use crate::link::running::{Revision, Running, is_same};
 use crate::live::Live;
 use crate::marker::Link;
+use crate::names::TableName;
 use crate::pg::session::Session;
 use crate::problem::{Blame, Problem};
 use crate::stream::exchange::{Exchange, Order};
 use crate::stream::relations::Misfit;
 use crate::transform::Artifact;
 
-pub use door::{Door, Swapped, What, Wish};
+pub use door::{Brought, Door, Swapped, What, Wish};
 pub use probation::Probation;
 pub use start::Swaps;
 
 use door::{Answer, Job};
+use wanted::Wanted;
 
 /// How long a link may not be streaming yet when another revision is wished for.
 const READY_PATIENCE: Duration = Duration::from_secs(10);
@@ -71,11 +75,11 @@ struct Swapper {
     /// Watches over a revision that has just taken over.
     probation: Arc<Probation>,
     /// The revision before the running one.
-    before: Option<Option<Arc<Artifact>>>,
-    /// A revision that did not fit and that may fit the columns to come.
-    next: Option<Arc<Artifact>>,
-    /// The running one was bound again to what one link met; the other one is about to meet the same.
-    again: bool,
+    before: Option<Revision>,
+    /// Artifacts that did not fit and that may fit the columns to come, one for a step.
+    next: Vec<Arc<Artifact>>,
+    /// The running one was bound again to what one link met: the other one is about to meet the same, at these tables.
+    again: HashSet<TableName>,
 }
 
 impl Swapper {
@@ -99,12 +103,14 @@ impl Swapper {
     async fn carry_out(&mut self, job: Job) {
         let Job { wish, answer } = job;
         let (keep, shadow, promote) = (wish.when_fits, wish.shadow, wish.promote);
-        let (artifact, what) = match self.wanted(wish.what).await {
+        let running = self.running.artifact();
+        let over = |wanted: Wanted| wanted.over(&running).map(|artifact| (wanted, artifact));
+        let (mut wanted, artifact) = match self.wanted(wish.what).await.and_then(over) {
             Ok(wanted) => wanted,
             Err(problem) => return self.refuse(answer, vec![problem]),
         };
         // The running revision is bound anew only where other columns are waited at: elsewhere nothing has changed yet.
-        let is_running = self.is_running(artifact.as_deref());
+        let is_running = is_same(artifact.as_deref(), running.as_deref());
         let waits = |at: &usize| self.links[*at].post.awaits.borrow().is_some();
         let all: Vec<usize> = (0..self.links.len()).filter(|at| !is_running || waits(at)).collect();
         if all.is_empty() {
@@ -113,11 +119,7 @@ impl Swapper {
         }
         let mut trial = None;
         if let Some(changes) = shadow {
-            let found = match self.prepared(&artifact, &all).await {
-                Ok(ready) => self.trial(ready, changes, &answer).await,
-                Err(problems) => Err(problems),
-            };
-            match found {
+            match self.trial((&running, &artifact), &all, changes, &answer).await {
                 Ok(found) if found.failed.is_none() && (promote || found.differing == 0) => trial = Some(found),
                 Ok(found) => {
                     let artifact = label(self.running.artifact().as_deref());
@@ -125,20 +127,24 @@ impl Swapper {
                 }
                 Err(problems) => return self.refuse(answer, problems),
             }
+            // L11: what was compared is put in, and only in the place of what it was compared with.
+            wanted = wanted.only_over(running);
         }
-        match self.exchange(artifact.clone(), &all).await {
+        match self.exchange(&wanted, &all).await {
             Ok(swapped) => {
-                self.again = is_running && all.len() < self.links.len();
-                let swapped = Swapped { trial, ..swapped };
+                if is_running && all.len() < self.links.len() {
+                    self.again.extend(swapped.stands_in.iter().cloned());
+                }
+                let (swapped, what) = (Swapped { trial, ..swapped }, wanted.done());
                 tracing::info!(artifact = swapped.artifact, stall_us = swapped.stall.as_micros() as u64, "{what}");
                 swapped.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
                 answer.give(Ok(swapped));
             }
             Err(problems) => {
-                let misfit = problems.iter().all(|problem| problem.code() != NOT_NOW);
-                if keep && misfit {
+                let misfit = problems.iter().all(|problem| !PASSING.contains(&problem.code()));
+                if let (true, true, Some(steps)) = (keep, misfit, wanted.new_steps()) {
                     tracing::warn!(artifact = label(artifact.as_deref()), "kept until the columns that it needs come");
-                    self.next = artifact;
+                    self.keep(steps);
                 }
                 self.refuse(answer, problems);
             }
@@ -150,64 +156,6 @@ impl Swapper {
         answer.give(Err(problems));
     }
 
-    fn is_running(&self, artifact: Option<&Artifact>) -> bool {
-        self.running.artifact().as_deref().map(Artifact::digest) == artifact.map(Artifact::digest)
-    }
-
-    /// The artifact that is wished for, compiled and described beside the running links, within the compiler's limit.
-    async fn wanted(&mut self, what: What) -> Result<(Option<Arc<Artifact>>, &'static str), Problem> {
-        match what {
-            What::Again => Ok((self.running.artifact(), "bound again")),
-            What::Back => match self.before.clone() {
-                Some(before) => Ok((before, "swapped back")),
-                None => {
-                    Err(Problem::refuse(Blame::Config, "NO_REVISION_BEFORE", "this host has run no other revision")
-                        .remedy("swap the file of the revision in that you want"))
-                }
-            },
-            What::Bytes { name, bytes, pin } => {
-                if self.settings.strict && pin.is_none() {
-                    return Err(Problem::refuse(
-                        Blame::Config,
-                        "UNPINNED",
-                        format!("strict = true, and {name} comes without a pin"),
-                    )
-                    .remedy("name it with its digest: `falkirk swap FILE@sha256:...` (sha256sum prints it)"));
-                }
-                let digest = format!("{:x}", HexBytes(&Sha256::digest(&bytes)));
-                match self.loaded(name, bytes, pin).await {
-                    Ok(artifact) => Ok((Some(artifact), "swapped in")),
-                    Err(problem) => {
-                        self.record_refusal(&digest, &problem).await;
-                        Err(problem)
-                    }
-                }
-            }
-        }
-    }
-
-    /// The artifact of a file; where several run as one, all of them with this one in the place of its predecessor.
-    async fn loaded(&self, name: String, bytes: Vec<u8>, pin: Option<String>) -> Result<Arc<Artifact>, Problem> {
-        let (limits, compiler) = (self.settings.limits, self.settings.compiler.clone());
-        let load = move || Artifact::from_bytes(&name, &bytes, pin.as_deref(), &limits, &compiler);
-        let loaded = tokio::task::spawn_blocking(load).await;
-        let lost = |_| Err(Problem::retry(Blame::Host, "TASK_LOST", "loading the artifact ended without an answer"));
-        let artifact = Arc::new(loaded.unwrap_or_else(lost)?);
-        match self.running.artifact() {
-            Some(running) => running.with_step(artifact),
-            None => Ok(artifact),
-        }
-    }
-
-    /// A file that is no transform is kept in the history like one that does not fit.
-    async fn record_refusal(&self, digest: &str, problem: &Problem) {
-        let Some(origin) = self.links.first() else { return };
-        let artifact = format!("sha256:{digest}");
-        let entry =
-            Entry { artifact, step: String::new(), outcome: Became::Refused, reason: problem.code().to_owned() };
-        self.note(origin, &entry).await;
-    }
-
     /// A target that cannot be reached has other worries.
     async fn note(&self, linked: &Linked, entry: &Entry) {
         let settings = self.settings.seen_from(linked.link);
@@ -217,19 +165,31 @@ impl Swapper {
     }
 
     /// Every link binds the revision, all stand, all go.
-    async fn exchange(&mut self, artifact: Option<Arc<Artifact>>, links: &[usize]) -> Result<Swapped, Vec<Problem>> {
+    async fn exchange(&mut self, wanted: &Wanted, links: &[usize]) -> Result<Swapped, Vec<Problem>> {
         for tries in 0..STAND_TRIES {
-            let ready = self.prepared(&artifact, links).await?;
+            // L11: over what runs now; the one that it was asked for over may have been taken back.
+            let old = self.running.artifact();
+            let new = wanted.over(&old).map_err(|problem| vec![problem])?;
+            let change = Change { old, new, on_trial: wanted.new_steps().is_some() };
+            let ready = self.prepared(&change.new, links).await?;
             let waits = self.links.iter().any(|linked| linked.post.awaits.borrow().is_some());
             // The other link may wait for what this one cannot read before it is exchanged (L8): then its life ends
             // instead, and with it the transaction that the old revision had begun.
             let swapped = match waits && tries >= TRIES_WHILE_WAITING {
-                true => self.exchanged_by_force(artifact.clone(), links, ready).await,
-                false => self.exchanged(artifact.clone(), links, ready).await,
+                true => self.exchanged_by_force(&change, links, ready).await?,
+                false => self.exchanged(&change, links, ready).await,
             };
-            if let Some(swapped) = swapped {
-                return Ok(swapped);
+            let Some(swapped) = swapped else { continue };
+            if change.is_any() {
+                self.before = Some(change.old);
+                // The word was about the one that ran.
+                self.again.clear();
+                match wanted.new_steps() {
+                    Some(steps) => self.forget(steps),
+                    None => self.next.clear(),
+                }
             }
+            return Ok(swapped);
         }
         Err(vec![not_now("a link does not come to the end of a transaction")])
     }
@@ -263,22 +223,18 @@ impl Swapper {
             }
         }
         // What is wrong with both sides is found by both links.
-        let mut said = std::collections::HashSet::new();
+        let mut said = HashSet::new();
         problems.retain(|problem| said.insert(problem.to_string()));
         if problems.is_empty() { Ok(ready) } else { Err(problems) }
     }
 
-    /// `None`: not all of them stood in time, and the old revision goes on.
-    async fn exchanged(
-        &mut self,
-        artifact: Option<Arc<Artifact>>,
-        links: &[usize],
-        ready: Vec<Ready>,
-    ) -> Option<Swapped> {
-        let mut warnings = Vec::new();
+    /// `None`: not all of them stood in time, or another revision runs by then; what ran goes on.
+    async fn exchanged(&self, change: &Change, links: &[usize], ready: Vec<Ready>) -> Option<Swapped> {
+        let (mut warnings, mut stands_in) = (Vec::new(), Vec::new());
         let (mut stands, mut goes, mut ends) = (Vec::new(), Vec::new(), Vec::new());
-        for Ready { revised, orders, warnings: more, .. } in ready {
+        for Ready { revised, orders, warnings: more, stands_in: tables, .. } in ready {
             warnings.extend(more);
+            stands_in.extend(tables);
             let ((stood, stands_at), (go, told), (done, end)) =
                 (oneshot::channel(), oneshot::channel(), oneshot::channel());
             // A link amid a large transaction has not even taken the last order yet.
@@ -290,44 +246,55 @@ impl Swapper {
         }
         let stood = tokio::time::timeout(STAND_PATIENCE, join_all(stands)).await.ok()?;
         let positions = stood.into_iter().collect::<Result<Vec<_>, _>>().ok()?;
-        let old = self.running.artifact();
-        if links.len() == self.links.len() && !self.is_running(artifact.as_deref()) {
-            self.probation.begins(artifact.clone(), old.clone());
-            self.before = Some(old.clone());
-            self.next = None;
+        if !self.takes_over(change) {
+            return None;
         }
-        // From here on the new revision holds: a link that dies now begins its next life with it.
-        self.running.set(artifact.clone());
         for go in goes {
             // A link that has died meanwhile begins its next life with the new revision.
             let _ = go.send(());
         }
         let done = tokio::time::timeout(DONE_PATIENCE, join_all(ends)).await.unwrap_or_default();
         Some(Swapped {
-            artifact: label(artifact.as_deref()),
-            before: label(old.as_deref()),
+            artifact: label(change.new.as_deref()),
+            before: label(change.old.as_deref()),
             is_new: true,
             positions: links.iter().map(|at| self.links[*at].link).zip(positions).collect(),
             stall: done.into_iter().flatten().max().unwrap_or_default(),
             warnings,
+            stands_in,
             trial: None,
         })
     }
 
+    /// L11: from here on the new revision holds: a link that dies now begins its next life with it. `false`: the old one
+    /// runs no more.
+    fn takes_over(&self, change: &Change) -> bool {
+        if !self.running.exchange(change.old.as_deref(), change.new.as_ref()) {
+            return false;
+        }
+        match change.on_trial {
+            _ if !change.is_any() => {}
+            true => self.probation.begins(change.new.clone(), change.old.clone()),
+            false => self.probation.ends(),
+        }
+        true
+    }
+
     /// Ends the lives of the links that do not wait for other columns, then exchanges those that do.
     async fn exchanged_by_force(
-        &mut self,
-        artifact: Option<Arc<Artifact>>,
+        &self,
+        change: &Change,
         links: &[usize],
         ready: Vec<Ready>,
-    ) -> Option<Swapped> {
-        let old = self.running.artifact();
+    ) -> Result<Option<Swapped>, Vec<Problem>> {
         let waits = |at: &usize| self.links[*at].post.awaits.borrow().is_some();
         let (waiting, others): (Vec<_>, Vec<_>) = links.iter().copied().zip(ready).partition(|(at, _)| waits(at));
         let restarts = |at: &usize| self.links[*at].live.borrow().restarts;
         let before: Vec<(usize, u64)> = others.iter().map(|(at, _)| (*at, restarts(at))).collect();
         drop(others);
-        self.running.set(artifact.clone());
+        if !self.takes_over(change) {
+            return Ok(None);
+        }
         self.probation.renew();
         let ended = before.iter().map(|(at, count)| {
             let (mut live, count) = (self.links[*at].live.clone(), *count);
@@ -335,13 +302,18 @@ impl Swapper {
         });
         let _ = tokio::time::timeout(DONE_PATIENCE, join_all(ended)).await;
         let (at, ready): (Vec<usize>, Vec<Ready>) = waiting.into_iter().unzip();
-        let Some(swapped) = self.exchanged(artifact, &at, ready).await else {
-            self.running.set(old);
-            self.probation.renew();
-            return None;
-        };
-        self.before = Some(old.clone());
-        Some(Swapped { before: label(old.as_deref()), ..swapped })
+        let (old, new) = (label(change.old.as_deref()), change.new.as_ref());
+        let rest = Change { old: change.new.clone(), new: change.new.clone(), on_trial: false };
+        if let Some(swapped) = self.exchanged(&rest, &at, ready).await {
+            return Ok(Some(Swapped { before: old, ..swapped }));
+        }
+        // L11: what has stopped the other link at once was taken back, and is not tried again.
+        if !self.running.exchange(new.map(Arc::as_ref), change.old.as_ref()) {
+            return Err(vec![taken_back()]);
+        }
+        self.probation.ends();
+        self.probation.renew();
+        Ok(None)
     }
 
     /// L12: a link has met columns that its plan was not made for.
@@ -350,16 +322,17 @@ impl Swapper {
         if self.settings.ignores_added_columns && misfit.only_added {
             // Without a column that nobody uses, rows from before it and from after it are the same.
             let ready = self.prepare(at, artifact.clone()).await;
+            let change = Change { old: artifact.clone(), new: artifact, on_trial: false };
             if let Ok(ready) = ready
                 && ready.uses_added.is_empty()
-                && self.exchanged(artifact.clone(), &[at], vec![ready]).await.is_some()
+                && self.exchanged(&change, &[at], vec![ready]).await.is_some()
             {
                 let what = &misfit.problem;
                 return tracing::warn!("no rule uses the new columns, and added_columns = \"ignore\": {what}");
             }
         }
-        if std::mem::take(&mut self.again) {
-            match self.exchange(artifact, &[at]).await {
+        if self.again.remove(&misfit.table) {
+            match self.exchange(&Wanted::again(), &[at]).await {
                 Ok(swapped) => {
                     swapped.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
                     return tracing::info!("bound again here as well: {}", misfit.problem);
@@ -367,17 +340,8 @@ impl Swapper {
                 Err(problems) => problems.iter().for_each(|problem| tracing::warn!("it does not fit here: {problem}")),
             }
         }
-        if let Some(next) = self.next.clone() {
-            let all: Vec<usize> = (0..self.links.len()).collect();
-            match self.exchange(Some(next), &all).await {
-                Ok(swapped) => {
-                    swapped.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-                    return tracing::info!(artifact = swapped.artifact, "took over where the columns changed");
-                }
-                Err(problems) => {
-                    problems.iter().for_each(|problem| tracing::warn!("it does not fit either: {problem}"))
-                }
-            }
+        if self.takes_what_was_kept().await {
+            return;
         }
         if !self.hopes {
             // The link may have ended meanwhile; then nobody needs to be told.
@@ -389,9 +353,59 @@ impl Swapper {
         let Ok(session) = Session::connect(&settings.target().address, "record").await else { return };
         let _ = checkpoint::record_problem(session.client(), &settings.name, link, &misfit.problem).await;
     }
+
+    /// What was kept for columns to come: all of it at once, else one of it.
+    async fn takes_what_was_kept(&mut self) -> bool {
+        let each = || self.next.iter().map(|kept| vec![kept.clone()]);
+        let together = (self.next.len() > 1).then(|| self.next.clone());
+        let tries: Vec<_> = together.into_iter().chain(each()).collect();
+        let all: Vec<usize> = (0..self.links.len()).collect();
+        for steps in tries {
+            match self.exchange(&Wanted::steps(steps), &all).await {
+                Ok(swapped) => {
+                    swapped.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                    tracing::info!(artifact = swapped.artifact, "took over where the columns changed");
+                    return true;
+                }
+                Err(problems) => {
+                    problems.iter().for_each(|problem| tracing::warn!("it does not fit either: {problem}"))
+                }
+            }
+        }
+        false
+    }
+}
+
+/// Which revision takes the place of which.
+struct Change {
+    old: Revision,
+    new: Revision,
+    /// If it stops a link at once, the old one is taken back.
+    on_trial: bool,
+}
+
+impl Change {
+    /// `false`: the running one is bound anew.
+    fn is_any(&self) -> bool {
+        !is_same(self.old.as_deref(), self.new.as_deref())
+    }
 }
 
 const NOT_NOW: &str = "SWAP_NOT_NOW";
+const CHANGED: &str = "REVISION_CHANGED";
+const TAKEN_BACK: &str = "TAKEN_BACK";
+/// None of these says that a revision does not fit.
+const PASSING: [&str; 3] = [NOT_NOW, CHANGED, TAKEN_BACK];
+
+fn changed_meanwhile() -> Problem {
+    Problem::refuse(Blame::Host, CHANGED, "another revision runs by now than when this was asked for; it goes on")
+        .remedy("see `falkirk status` for what runs, and ask again if it is still wanted")
+}
+
+fn taken_back() -> Problem {
+    let what = "the new revision stopped a link at once, and the one before it was taken back";
+    Problem::refuse(Blame::Host, TAKEN_BACK, what).remedy("see the log for the change that it failed on")
+}
 
 fn not_now(what: &str) -> Problem {
     Problem::refuse(Blame::Host, NOT_NOW, what)
@@ -413,13 +427,4 @@ async fn changed(misfits: &mut [watched::Receiver<Option<Misfit>>]) -> usize {
 
 fn label(artifact: Option<&Artifact>) -> String {
     artifact.map_or_else(|| "none".to_owned(), |artifact| artifact.label().to_owned())
-}
-
-/// Bytes as hexadecimal digits.
-struct HexBytes<'a>(&'a [u8]);
-
-impl std::fmt::LowerHex for HexBytes<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
 }

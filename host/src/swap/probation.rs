@@ -4,12 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::link::exchange::Running;
+use crate::link::running::{Revision, Running};
 use crate::live::Live;
 use crate::problem::{Action, Problem};
-use crate::transform::Artifact;
-
-type Revision = Option<Arc<Artifact>>;
 
 /// Watches over the revision that took over last.
 pub struct Probation {
@@ -39,6 +36,11 @@ impl Probation {
         *self.lock() = (self.limit > 0).then(|| OnTrial { new, before, rows: self.rows() });
     }
 
+    /// Whatever runs now is not on trial.
+    pub(super) fn ends(&self) {
+        *self.lock() = None;
+    }
+
     /// A link has stopped. Takes the revision before back if the running one is still on trial and to blame; all links
     /// begin anew with it. Returns the one that failed.
     pub fn fails(&self, problem: &Problem) -> Option<Revision> {
@@ -49,11 +51,10 @@ impl Probation {
             return None;
         }
         let OnTrial { new, before, .. } = on_trial.take()?;
-        let digest = |revision: &Revision| revision.as_ref().map(|artifact| artifact.digest().to_owned());
-        if digest(&self.running.artifact()) != digest(&new) {
+        // L11: one that was put in meanwhile stays.
+        if !self.running.exchange(new.as_deref(), before.as_ref()) {
             return None;
         }
-        self.running.set(before);
         drop(on_trial);
         self.renew();
         Some(new)

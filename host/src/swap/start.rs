@@ -1,5 +1,6 @@
 //! What a host needs so that its revisions can be exchanged: made when it starts, gone when it ends.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::sync::watch as watched;
@@ -7,11 +8,11 @@ use tokio::task::JoinSet;
 
 use crate::apply::checkpoint::{self, Became};
 use crate::config::Settings;
-use crate::link::exchange::{Desk, Running, desk, entry};
+use crate::link::exchange::{Desk, desk, entry};
+use crate::link::running::{Revision, Running};
 use crate::live::Live;
 use crate::pg::session::Session;
 use crate::problem::Problem;
-use crate::transform::Artifact;
 
 use super::door::Door;
 use super::probation::Probation;
@@ -29,16 +30,15 @@ pub struct Swaps {
 }
 
 impl Swaps {
-    /// Starts for a host that begins with `artifact`. `lives`: of the origin, and of the other link. `waits`: it runs until
-    /// it is told to end, so a revision may come.
+    /// Starts for a host that begins with `artifact`, out of files with these digests. `lives`: of the origin, and of the
+    /// other link. `waits`: it runs until it is told to end, so a revision may come.
     pub fn start(
         settings: &Settings,
-        artifact: Option<Arc<Artifact>>,
+        (artifact, digests): (Revision, Vec<String>),
         waits: bool,
         lives: [watched::Receiver<Live>; 2],
         door: Door,
     ) -> Swaps {
-        let digest = artifact.as_ref().map(|artifact| artifact.digest().to_owned());
         let running = Arc::new(Running::new(artifact));
         let probation = Probation::new(settings.take_back_changes, running.clone(), lives.to_vec());
         let probation = Arc::new(probation);
@@ -50,8 +50,9 @@ impl Swaps {
             links.push(Linked { link, post, live });
         }
         let mut tasks = JoinSet::new();
-        if let (true, Some(file), Some(digest)) = (settings.watch && waits, settings.transforms.first(), digest) {
-            tasks.spawn(watch::watch(file.path.clone(), digest, door.clone()));
+        if settings.watch && waits {
+            let paths = settings.transforms.iter().map(|file| file.path.clone());
+            tasks.spawn(watch::watch(paths.zip(digests).collect(), door.clone()));
         }
         let swapper = Swapper {
             settings: settings.clone(),
@@ -61,8 +62,8 @@ impl Swaps {
             hopes: waits && (settings.admin.is_some() || settings.watch),
             probation: probation.clone(),
             before: None,
-            next: None,
-            again: false,
+            next: Vec::new(),
+            again: HashSet::new(),
         };
         tasks.spawn(swapper.serve());
         Swaps { running, probation, desks, _tasks: tasks }

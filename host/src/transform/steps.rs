@@ -42,20 +42,30 @@ impl Artifact {
         Ok(Some(Arc::new(Artifact { label, digest, manifest, ready, allowance, path, beside })))
     }
 
-    /// This revision with one artifact in the place of the one that implements the same step. A revision of a single
-    /// artifact is replaced whole: whether the new one leads the right way is checked with everything else.
-    pub fn with_step(&self, new: Arc<Artifact>) -> Outcome<Arc<Artifact>> {
+    /// This revision with each of these artifacts in the place of the one that implements the same step. A revision of a
+    /// single artifact is replaced whole: whether what is new leads the right way is checked with everything else.
+    pub fn with_steps(self: &Arc<Self>, new: &[Arc<Artifact>]) -> Outcome<Arc<Artifact>> {
+        let (from, to) = (&self.manifest.from, &self.manifest.to);
         if self.path.is_empty() {
-            return Ok(new);
+            return Ok(Artifact::joined(new.to_vec(), from, to)?.unwrap_or_else(|| self.clone()));
         }
-        let leads = |artifact: &Artifact| (artifact.manifest.from.clone(), artifact.manifest.to.clone());
         let mut path = self.path.clone();
-        let Some(place) = path.iter_mut().find(|artifact| leads(artifact) == leads(&new)) else {
-            return Err(self.no_such_step(&new));
+        for step in new {
+            let Some(place) = path.iter_mut().find(|artifact| step.is_for_the_step_of(artifact)) else {
+                return Err(self.no_such_step(step));
+            };
+            *place = step.clone();
+        }
+        let named = |problem: Problem| match new {
+            [only] => problem.artifact(only.label()),
+            _ => problem,
         };
-        *place = new.clone();
-        let joined = Artifact::joined(path, &self.manifest.from, &self.manifest.to);
-        Ok(joined.map_err(|problem| problem.artifact(new.label()))?.unwrap_or(new))
+        Ok(Artifact::joined(path, from, to).map_err(named)?.unwrap_or_else(|| self.clone()))
+    }
+
+    /// Whether both lead from one version to the same other one.
+    pub fn is_for_the_step_of(&self, other: &Artifact) -> bool {
+        (&self.manifest.from, &self.manifest.to) == (&other.manifest.from, &other.manifest.to)
     }
 
     fn no_such_step(&self, new: &Artifact) -> Problem {

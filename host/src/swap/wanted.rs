@@ -1,0 +1,159 @@
+//! What a wish comes to: artifacts that are loaded beside the running links, and the revision that they make of the one
+//! that runs by the time it is exchanged. Nothing is composed for later: a step that was taken back meanwhile would return
+//! with what was composed over it (L11).
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::door::{Brought, What};
+use super::{Swapper, changed_meanwhile};
+use crate::apply::checkpoint::{Became, Entry};
+use crate::link::running::{Revision, is_same};
+use crate::problem::{Blame, Problem};
+use crate::transform::Artifact;
+
+/// What is wished for, whatever runs by then.
+#[derive(Clone)]
+pub(super) struct Wanted {
+    kind: Kind,
+    /// Only in the place of this revision.
+    only_over: Option<Revision>,
+}
+
+#[derive(Clone)]
+enum Kind {
+    /// Each in the place of the one for its step.
+    Steps(Vec<Arc<Artifact>>),
+    /// The one that ran before.
+    Back(Revision),
+    /// The one that runs.
+    Again,
+}
+
+impl Wanted {
+    pub(super) fn steps(steps: Vec<Arc<Artifact>>) -> Wanted {
+        Wanted { kind: Kind::Steps(steps), only_over: None }
+    }
+
+    pub(super) fn again() -> Wanted {
+        Wanted { kind: Kind::Again, only_over: None }
+    }
+
+    /// The same, and only in the place of this revision.
+    pub(super) fn only_over(self, running: Revision) -> Wanted {
+        Wanted { only_over: Some(running), ..self }
+    }
+
+    /// L11: what it makes of the revision that runs now.
+    pub(super) fn over(&self, running: &Revision) -> Result<Revision, Problem> {
+        if self.only_over.as_ref().is_some_and(|only| !is_same(only.as_deref(), running.as_deref())) {
+            return Err(changed_meanwhile());
+        }
+        match (&self.kind, running) {
+            (Kind::Steps(steps), Some(running)) => running.with_steps(steps).map(Some),
+            (Kind::Steps(steps), None) => Ok(steps.first().cloned()),
+            (Kind::Back(before), _) => Ok(before.clone()),
+            (Kind::Again, _) => Ok(running.clone()),
+        }
+    }
+
+    /// The artifacts that are new, if any are.
+    pub(super) fn new_steps(&self) -> Option<&[Arc<Artifact>]> {
+        match &self.kind {
+            Kind::Steps(steps) => Some(steps),
+            Kind::Back(_) | Kind::Again => None,
+        }
+    }
+
+    /// For the log.
+    pub(super) fn done(&self) -> &'static str {
+        match &self.kind {
+            Kind::Steps(_) => "swapped in",
+            Kind::Back(_) => "swapped back",
+            Kind::Again => "bound again",
+        }
+    }
+}
+
+impl Swapper {
+    /// What is wished for, compiled and described beside the running links, within the compiler's limit.
+    pub(super) async fn wanted(&self, what: What) -> Result<Wanted, Problem> {
+        let files = match what {
+            What::Again => return Ok(Wanted::again()),
+            What::Back => {
+                let before = self.before.clone().ok_or_else(|| {
+                    Problem::refuse(Blame::Config, "NO_REVISION_BEFORE", "this host has run no other revision")
+                        .remedy("swap the file of the revision in that you want")
+                })?;
+                // What ran before another one is not what was asked for.
+                let kind = Kind::Back(before);
+                return Ok(Wanted { kind, only_over: Some(self.running.artifact()) });
+            }
+            What::Files(files) => files,
+        };
+        let mut steps = Vec::new();
+        for file in files {
+            if self.settings.strict && file.pin.is_none() {
+                let what = format!("strict = true, and {} comes without a pin", file.name);
+                return Err(Problem::refuse(Blame::Config, "UNPINNED", what)
+                    .remedy("name it with its digest: `falkirk swap FILE@sha256:...` (sha256sum prints it)"));
+            }
+            let digest = format!("{:x}", HexBytes(&Sha256::digest(&file.bytes)));
+            match self.loaded(file).await {
+                Ok(artifact) => steps.push(artifact),
+                Err(problem) => {
+                    self.record_refusal(&digest, &problem).await;
+                    return Err(problem);
+                }
+            }
+        }
+        let wanted = Wanted::steps(steps.clone());
+        if let Err(problem) = wanted.over(&self.running.artifact()) {
+            for step in steps {
+                self.record_refusal(step.digest(), &problem).await;
+            }
+            return Err(problem);
+        }
+        Ok(wanted)
+    }
+
+    async fn loaded(&self, file: Brought) -> Result<Arc<Artifact>, Problem> {
+        let (limits, compiler) = (self.settings.limits, self.settings.compiler.clone());
+        let Brought { name, bytes, pin } = file;
+        let load = move || Artifact::from_bytes(&name, &bytes, pin.as_deref(), &limits, &compiler);
+        let loaded = tokio::task::spawn_blocking(load).await;
+        let lost = |_| Err(Problem::retry(Blame::Host, "TASK_LOST", "loading the artifact ended without an answer"));
+        loaded.unwrap_or_else(lost).map(Arc::new)
+    }
+
+    /// A file that is no transform is kept in the history like one that does not fit.
+    async fn record_refusal(&self, digest: &str, problem: &Problem) {
+        let Some(origin) = self.links.first() else { return };
+        let artifact = format!("sha256:{digest}");
+        let entry =
+            Entry { artifact, step: String::new(), outcome: Became::Refused, reason: problem.code().to_owned() };
+        self.note(origin, &entry).await;
+    }
+
+    /// Keeps artifacts that may fit columns to come.
+    pub(super) fn keep(&mut self, steps: &[Arc<Artifact>]) {
+        self.forget(steps);
+        self.next.extend_from_slice(steps);
+    }
+
+    /// Whatever was kept for the steps of these artifacts is not wanted any more.
+    pub(super) fn forget(&mut self, steps: &[Arc<Artifact>]) {
+        let several = self.running.artifact().is_some_and(|running| !running.steps().is_empty());
+        self.next.retain(|kept| several && steps.iter().all(|step| !step.is_for_the_step_of(kept)));
+    }
+}
+
+/// Bytes as hexadecimal digits.
+struct HexBytes<'a>(&'a [u8]);
+
+impl std::fmt::LowerHex for HexBytes<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
