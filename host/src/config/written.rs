@@ -365,12 +365,6 @@ fn pins(transforms: &[TransformFile], strict: bool, watch: bool) -> Outcome<()> 
         return Err(Problem::refuse(Blame::Config, "UNPINNED", what)
             .remedy("name it with its digest: \"shop_1_2.wasm@sha256:...\" (sha256sum prints it)"));
     }
-    if watch && transforms.len() > 1 {
-        return Err(invalid(
-            "watch = true, and several transforms make one revision: one file is watched, not several",
-        )
-        .remedy("leave watch out, and bring a revision of one of them by `falkirk swap FILE`"));
-    }
     match transforms.iter().any(|file| watch && file.pin.is_some()) {
         true => Err(invalid("watch = true, and a pinned artifact can never be replaced by another file")
             .remedy("leave watch out and bring each revision by `falkirk swap FILE@sha256:...`, or leave the pin out")),
