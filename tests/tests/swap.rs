@@ -165,7 +165,18 @@ fn strict_takes_no_revision_without_its_digest_and_the_bytes_that_are_compiled_a
     let pinned = |path: &Path, pin: &str| stage.falkirk(&["swap", &format!("{}@sha256:{pin}", path.display())]);
     pinned(&second, &digest(&first)).expect(1).says("PIN_MISMATCH");
     pinned(&second, &digest(&second)).expect(0).says("revision_2_ok.wasm");
+    // An earlier revision that is brought is code that runs as well, by the running host and without one.
+    let mends = |old: &Path, now: &Path, signed: &str| {
+        let recopy = |pin: &str| stage.falkirk(&["recopy", "--old", &format!("{}{pin}", old.display())]);
+        recopy("").expect(1).says("UNPINNED").says("falkirk recopy --old FILE@sha256");
+        recopy(&format!("@sha256:{}", digest(now))).expect(1).says("PIN_MISMATCH");
+        assert_ne!(stage.green.value("SELECT by FROM item"), signed);
+        recopy(&format!("@sha256:{}", digest(old))).expect(0);
+        assert_eq!(stage.green.value("SELECT by FROM item"), signed);
+    };
+    mends(&first, &second, "0002");
     host.terminate().expect(143);
+    mends(&second, &first, "0001");
     stage.falkirk(&["clean"]).expect(0);
 }
 

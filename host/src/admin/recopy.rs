@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::marker::Link;
-use crate::recopy::{Order, Repaired};
+use crate::recopy::{Older, Order, Repaired};
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -13,23 +13,31 @@ struct Head {
     table: Option<String>,
     force: bool,
     values: bool,
-    /// Names and lengths.
-    older: Vec<(String, usize)>,
+    older: Vec<File>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    name: String,
+    length: usize,
+    pin: Option<String>,
 }
 
 /// The body of the request.
 pub fn to_body(link: Link, order: &Order) -> Vec<u8> {
     let Order { table, force, older, values, .. } = order;
+    let file = |Older { name, bytes, pin }: &Older| File { name: name.clone(), length: bytes.len(), pin: pin.clone() };
     let head = Head {
         backward: link == Link::Backward,
         table: table.clone(),
         force: *force,
         values: *values,
-        older: older.iter().map(|(name, bytes)| (name.clone(), bytes.len())).collect(),
+        older: older.iter().map(file).collect(),
     };
     let mut body = json!(head).to_string().into_bytes();
     body.push(b'\n');
-    older.iter().for_each(|(_, bytes)| body.extend_from_slice(bytes));
+    older.iter().for_each(|older| body.extend_from_slice(&older.bytes));
     body
 }
 
@@ -39,9 +47,9 @@ pub(super) fn from_body(body: &[u8]) -> Option<(Link, Order)> {
     let Head { backward, table, force, values, older } = serde_json::from_slice(&body[..end]).ok()?;
     let mut rest = &body[end + 1..];
     let mut files = Vec::new();
-    for (name, length) in older {
+    for File { name, length, pin } in older {
         let (file, behind) = rest.split_at_checked(length)?;
-        files.push((name, file.to_vec()));
+        files.push(Older { name, bytes: file.to_vec(), pin });
         rest = behind;
     }
     let link = if backward { Link::Backward } else { Link::Forward };
@@ -69,7 +77,12 @@ mod tests {
 
     #[test]
     fn an_order_arrives_as_it_was_sent_and_nothing_else_is_one() {
-        let older = vec![("a.wasm".to_owned(), b"one\ntwo".to_vec()), ("b.wasm".to_owned(), Vec::new())];
+        let file = |name: &str, bytes: &[u8], pin: Option<&str>| Older {
+            name: name.to_owned(),
+            bytes: bytes.to_vec(),
+            pin: pin.map(str::to_owned),
+        };
+        let older = vec![file("a.wasm", b"one\ntwo", None), file("b.wasm", b"", Some("ab"))];
         let order =
             Order { table: Some("public.t".to_owned()), force: true, older, values: false, only_missing: false };
         let body = to_body(Link::Backward, &order);

@@ -17,7 +17,7 @@ mod table;
 mod verify;
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -108,6 +108,19 @@ fn failed(problems: &[Problem], json: bool) -> ExitCode {
     }
     let stopped = problems.iter().any(|problem| problem.action() == Action::Stop);
     ExitCode::from(if stopped { 3 } else { 1 })
+}
+
+/// An artifact's file, and the digest that it must have, if one is given.
+fn pinned(file: &str) -> (&Path, Option<&str>) {
+    match file.split_once("@sha256:") {
+        Some((path, pin)) => (Path::new(path), Some(pin)),
+        None => (Path::new(file), None),
+    }
+}
+
+/// What messages call a file.
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(|| "transform".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Parses the arguments and carries the command out.

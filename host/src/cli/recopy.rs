@@ -1,7 +1,6 @@
 //! `falkirk recopy`: mends what earlier revisions of the transform wrote. Asks the running host; where none runs, it runs
 //! the links itself for as long as that takes. Exit code 1 if rows are left that do not agree.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -15,7 +14,7 @@ use crate::live::Live;
 use crate::marker::Link;
 use crate::pg::session::Session;
 use crate::problem::{Blame, Outcome, Problem};
-use crate::recopy::{Desk, Order};
+use crate::recopy::{Desk, Older, Order};
 use crate::supervisor::{self, Shown, Until};
 use crate::swap::Door;
 use crate::transform::Artifact;
@@ -35,8 +34,9 @@ pub(super) struct Recopy {
     #[arg(long)]
     force: bool,
     /// The file of an earlier revision that wrote; the newest first. What the running host has swapped out it knows.
+    /// FILE@sha256:... if it must have that digest.
     #[arg(long, value_name = "FILE")]
-    old: Vec<PathBuf>,
+    old: Vec<String>,
     /// Show keys of rows as they are, instead of hashes.
     #[arg(long)]
     values: bool,
@@ -65,9 +65,10 @@ impl Recopy {
     }
 
     fn order(&self) -> Outcome<Order> {
-        let read = |path: &PathBuf| {
-            let name = path.file_name().map_or_else(|| "transform".into(), |name| name.to_string_lossy());
-            Artifact::read(path).map(|bytes| (name.into_owned(), bytes))
+        let read = |file: &String| {
+            let (path, pin) = super::pinned(file);
+            let pin = pin.map(str::to_owned);
+            Artifact::read(path).map(|bytes| Older { name: super::file_name(path), bytes, pin })
         };
         let older = self.old.iter().map(read).collect::<Outcome<_>>()?;
         Ok(Order { table: self.table.clone(), force: self.force, older, values: self.values, only_missing: false })

@@ -1,6 +1,5 @@
 //! `falkirk swap`: puts another revision of the transform into the running host.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -56,13 +55,9 @@ impl Swap {
         let Some(file) = &self.file else {
             return client::post(&admin, if self.back { "/swap/back" } else { "/swap/again" }, Vec::new()).await;
         };
-        let (path, pin) = match file.split_once("@sha256:") {
-            Some((path, pin)) => (Path::new(path), Some(pin)),
-            None => (Path::new(file), None),
-        };
+        let (path, pin) = super::pinned(file);
         let bytes = Artifact::read(path)?;
-        let name = path.file_name().map_or_else(|| "transform".into(), |name| name.to_string_lossy());
-        let mut how = format!("/swap?name={}", escaped(&name));
+        let mut how = format!("/swap?name={}", escaped(&super::file_name(path)));
         if let Some(pin) = pin {
             how += &format!("&pin={}", escaped(pin));
         }

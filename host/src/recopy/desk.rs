@@ -21,10 +21,21 @@ pub struct Order {
     pub force: bool,
     /// Nothing but rows that the target does not have at all.
     pub only_missing: bool,
-    /// Files of earlier revisions, newest first: names and bytes.
-    pub older: Vec<(String, Vec<u8>)>,
+    /// Files of earlier revisions, newest first.
+    pub older: Vec<Older>,
     /// Show keys as they are, instead of hashes.
     pub values: bool,
+}
+
+/// The file of an earlier revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Older {
+    /// Its name, for messages.
+    pub name: String,
+    /// All of it.
+    pub bytes: Vec<u8>,
+    /// The digest that it must have, 64 hexadecimal digits.
+    pub pin: Option<String>,
 }
 
 /// An order and whom to answer.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Order, Site};
+use super::{Older, Order, Site};
 use crate::apply::checkpoint;
 use crate::config::Settings;
 use crate::pg::session::Session;
@@ -12,9 +12,9 @@ use crate::transform::Artifact;
 /// Earlier revisions, newest first: those that were brought, then those that this host has run; the latter are marked.
 pub(super) async fn earlier(site: &Site, order: &Order, now: Option<&Artifact>) -> Outcome<Vec<(Arc<Artifact>, bool)>> {
     let mut earlier: Vec<(Arc<Artifact>, bool)> = Vec::new();
-    for (name, bytes) in order.older.clone() {
+    for older in order.older.clone() {
         let settings = site.settings.clone();
-        let load = tokio::task::spawn_blocking(move || brought(&settings, &name, &bytes)).await;
+        let load = tokio::task::spawn_blocking(move || brought(&settings, &older)).await;
         let lost = |_| Err(Problem::retry(Blame::Host, "TASK_LOST", "loading an artifact ended without an answer"));
         earlier.push((load.unwrap_or_else(lost)?, false));
     }
@@ -29,9 +29,14 @@ pub(super) async fn earlier(site: &Site, order: &Order, now: Option<&Artifact>) 
 }
 
 /// An earlier revision out of its file; one of several steps takes the place of the configured one.
-fn brought(settings: &Settings, name: &str, bytes: &[u8]) -> Outcome<Arc<Artifact>> {
-    let limits = &settings.limits;
-    let artifact = Arc::new(Artifact::from_bytes(name, bytes, None, limits, &settings.compiler)?);
+fn brought(settings: &Settings, older: &Older) -> Outcome<Arc<Artifact>> {
+    let (limits, Older { name, bytes, pin }) = (&settings.limits, older);
+    if settings.strict && pin.is_none() {
+        let what = format!("strict = true, and {name} comes without a pin");
+        return Err(Problem::refuse(Blame::Config, "UNPINNED", what)
+            .remedy("name it with its digest: `falkirk recopy --old FILE@sha256:...` (falkirk.history has it)"));
+    }
+    let artifact = Arc::new(Artifact::from_bytes(name, bytes, pin.as_deref(), limits, &settings.compiler)?);
     let (from, to) = (&settings.blue.schema_version, &settings.green.schema_version);
     let step = |artifact: &Artifact| (artifact.manifest().from.clone(), artifact.manifest().to.clone());
     if step(&artifact) == (from.clone(), to.clone()) {

@@ -46,7 +46,7 @@ use crate::source::session::ReplicationSession;
 use crate::stream::touched::{At, Touched, Watch};
 use crate::transform::Artifact;
 
-pub use desk::{Desk, Order};
+pub use desk::{Desk, Older, Order};
 pub use report::{Repaired, TableRepair};
 pub use tables::looks_at_all;
 
