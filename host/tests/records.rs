@@ -203,6 +203,26 @@ fn l8_a_routed_row_that_both_sides_changed_loses_in_both_tables_and_is_sent_agai
 }
 
 #[test]
+fn l8_a_delete_of_a_row_that_the_winner_has_moved_loses_where_the_row_stands_and_is_recorded() {
+    let [forward, backward] = routed();
+    let parts = Parts::new(&forward, &backward).forward;
+    let (open, done) = (target(&forward, "open"), target(&forward, "done"));
+    let mut facts = Rows { there: vec![done], record: ALL, ..Rows::default() };
+    facts.rows = [ALL; 2];
+    let claims = || vec![delete(open, ALL), absent(done)];
+    let lost = judge(&forward, &parts, Standing::Yields, &facts, claims());
+    let conflicts: Vec<_> = lost.conflicts.iter().map(|conflict| (conflict.target, conflict.lost)).collect();
+    assert_eq!((conflicts, lost.agreements, again(&lost).len()), (vec![(done, Lost::Delete)], 0, 0));
+    let stops = judge(&forward, &parts, Standing::Stops, &facts, claims());
+    assert!(matches!(stops.verdict, Some(Verdict::Stop(conflict)) if conflict.target == done));
+    // A move that lost is recorded where it goes to; a row that is gone is agreed on.
+    let moved = vec![delete(open, EXISTENCE | 4), insert(done, EXISTENCE | 4, &["7", "1", "0"])];
+    assert_eq!(judge(&forward, &parts, Standing::Yields, &facts, moved).conflicts.len(), 1);
+    let gone = judge(&forward, &parts, Standing::Yields, &Rows { there: vec![], ..facts }, claims());
+    assert_eq!((gone.conflicts.len(), gone.agreements), (0, 1));
+}
+
+#[test]
 fn l8_only_the_winner_says_where_a_row_is_not() {
     let [forward, backward] = routed();
     let parts = Parts::new(&forward, &backward).forward;

@@ -105,6 +105,38 @@ pub fn shop_v3_schema() -> String {
     v3
 }
 
+/// Puts whole old rows into the log, for all tables that are there.
+pub const FULL_IDENTITY: &str = "DO $$ DECLARE name text; BEGIN
+    FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
+        EXECUTE format('ALTER TABLE %I REPLICA IDENTITY FULL', name);
+    END LOOP; END $$;";
+
+/// The operators' two schemas, blue's first.
+pub fn operators_schemas() -> [String; 2] {
+    const OPERATORS: [&str; 13] = [
+        "create_table",
+        "drop_table",
+        "rename_table",
+        "add_column",
+        "drop_column",
+        "rename_column",
+        "decompose_by_primary_key",
+        "join_by_primary_key",
+        "decompose_by_foreign_key",
+        "join_by_foreign_key",
+        "decompose_by_condition",
+        "horizontal_split",
+        "merge",
+    ];
+    let mut whole = [String::new(), String::new()];
+    for operator in OPERATORS {
+        let folder = format!("../examples/operators/src/{operator}");
+        let parts = schemas([&format!("{folder}/v1.sql"), &format!("{folder}/v2.sql")]);
+        whole.iter_mut().zip(parts).for_each(|(whole, part)| *whole += &part);
+    }
+    whole
+}
+
 /// The cart example's two schemas, blue's first.
 pub fn cart_schemas() -> [String; 2] {
     schemas(["../examples/cart/v1.sql", "../examples/cart/v2.sql"])

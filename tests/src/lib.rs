@@ -16,8 +16,9 @@ mod waiting;
 
 pub use command::{Finished, Running};
 pub use component::{
-    cart_component, cart_schemas, component_with_manifest, faulty_shop_component, operators_component, rules_component,
-    rules_schemas, shop_2_3_component, shop_component, shop_schemas, shop_v3_schema, swap_component,
+    FULL_IDENTITY, cart_component, cart_schemas, component_with_manifest, faulty_shop_component, operators_component,
+    operators_schemas, rules_component, rules_schemas, shop_2_3_component, shop_component, shop_schemas,
+    shop_v3_schema, swap_component,
 };
 pub use open::{Open, lose_a_deadlock};
 pub use recipe::run_recipe;

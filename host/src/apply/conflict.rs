@@ -96,7 +96,7 @@ pub async fn parked(client: &Client, migration: &str, link: Link) -> Outcome<Vec
 /// there was a conflict in a row with that digest, and how it ended. How many records that were.
 pub async fn erase_values(client: &Client, migration: &str, link: Link, days: u32) -> Outcome<u64> {
     // An empty object is left in the place of one: that the row was there is no value of it.
-    let update = "UPDATE falkirk.conflict SET erased_at = now(), key = '{}', source_key = NULL, held_by = NULL, \
+    let update = "UPDATE falkirk.conflict SET erased_at = now(), key = '{}', source_key = NULL, held_by = NULL, record = NULL, \
          lost = CASE WHEN lost IS NOT NULL THEN '{}'::jsonb END, kept = CASE WHEN kept IS NOT NULL THEN '{}'::jsonb END \
          WHERE migration = $1 AND link = $2 AND state <> 'open' AND erased_at IS NULL \
          AND coalesce(resolved_at, at) < now() - make_interval(days => $3)";

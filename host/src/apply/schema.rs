@@ -20,6 +20,7 @@ const STEPS: &[(usize, &str)] = &[
     (8, include_str!("schema_8.sql")),
     (9, include_str!("schema_9.sql")),
     (10, include_str!("schema_10.sql")),
+    (11, include_str!("schema_11.sql")),
 ];
 
 /// Serializes hosts that start at the same time; any fixed number that nobody else uses.

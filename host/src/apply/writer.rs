@@ -32,7 +32,7 @@ use super::encode::Ready;
 use super::statement::Statements;
 use super::{LinkIdentity, fault};
 pub use locked::{Recent, other_link_silent};
-pub use recorded::{Lost, LostFrom};
+pub use recorded::{Lost, LostFrom, LostRow};
 
 use crate::delta::{Set, SetKind};
 use crate::lsn::Lsn;

@@ -4,10 +4,12 @@
 //! and values of rows are shown only to those who ask for them.
 
 mod resolve;
+mod whole;
 
 use serde::Serialize;
 
 pub use resolve::{Resolved, Take, resolve};
+use whole::RecordRow;
 
 use crate::config::Settings;
 use crate::marker::Link;
@@ -112,13 +114,15 @@ struct Record {
     source_key: Option<Columns>,
     source_digest: Option<String>,
     held_by: Vec<Columns>,
+    /// The rows of which one stands for the record, if they are several; itself among them.
+    rows: Vec<RecordRow>,
 }
 
 /// A record made by an older version has fewer columns: it is read as JSON.
 const SELECT: &str = "SELECT c.id, c.target_table, c.key::text, encode(c.key_digest, 'hex'), c.kind, c.state, c.winner, \
     c.j ->> 'taken', c.resolved_by, to_char(c.at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), c.position, \
     c.lost::text, c.kept IS NOT NULL, c.j ->> 'source_table', c.j ->> 'source_key', ltrim(c.j ->> 'source_digest', '\\x'), \
-    c.j ->> 'held_by', c.j ->> 'erased_at' FROM (SELECT *, to_jsonb(o) AS j FROM falkirk.conflict AS o) AS c";
+    c.j ->> 'held_by', c.j ->> 'erased_at', c.j ->> 'record' FROM (SELECT *, to_jsonb(o) AS j FROM falkirk.conflict AS o) AS c";
 
 fn record(row: &Row, link: Link) -> Outcome<Record> {
     let name = |index: usize| -> Outcome<Option<TableName>> { Ok(row.get(index).and_then(|text| text.parse().ok())) };
@@ -143,6 +147,7 @@ fn record(row: &Row, link: Link) -> Outcome<Record> {
         source_key: row.json(14)?,
         source_digest: own(15),
         held_by: row.json::<Option<Vec<Columns>>>(16)?.unwrap_or_default(),
+        rows: row.json::<Option<Vec<RecordRow>>>(18)?.unwrap_or_default(),
     })
 }
 
@@ -304,6 +309,11 @@ fn means(record: &Record) -> String {
 
 fn happened(record: &Record) -> String {
     let (lost, kept) = (side(record.link.other()), side(record.link));
+    if let Some([stood, goes]) = record.moved() {
+        return format!(
+            "{lost} has a row in {goes} that {kept} has in {stood}, neither knowing of the other; {kept} keeps it there"
+        );
+    }
     match (record.kind.as_str(), record.was_there) {
         ("unique", false) => {
             format!("a row of {lost} has a unique value that another row holds on {kept}, so it stands on {lost} only")
@@ -357,9 +367,15 @@ fn next(record: &Record) -> Vec<String> {
         _ => vec![
             take(
                 lost,
-                format!(
-                    "writes {lost}'s values to {kept} now, unless the row has changed since; the other link carries them"
-                ),
+                match record.moved() {
+                    Some([from, to]) => format!(
+                        "moves {kept}'s row from {from} to {to} now, as {lost} has it, unless it has changed since; the other \
+                         link carries that"
+                    ),
+                    None => format!(
+                        "writes {lost}'s values to {kept} now, unless the row has changed since; the other link carries them"
+                    ),
+                },
             ),
             take(kept, "confirms what was decided; writes nothing".to_owned()),
         ],

@@ -69,10 +69,14 @@ pub async fn resolve(settings: &Settings, id: &str, take: Take, who: &str) -> Ou
     Ok(Resolved { id: record.id(), what })
 }
 
-struct Deed<'d> {
-    settings: &'d Settings,
-    record: &'d Record,
-    session: &'d Session,
+/// What to do about a row that is no longer what a decided conflict was about.
+pub(super) const ROW_MOVED_ON: &str =
+    "change the row in the application if it is to be otherwise, and take the side that won";
+
+pub(super) struct Deed<'d> {
+    pub(super) settings: &'d Settings,
+    pub(super) record: &'d Record,
+    pub(super) session: &'d Session,
     take: Take,
     who: &'d str,
 }
@@ -87,7 +91,7 @@ impl Deed<'_> {
         self.take.name() == self.sides().0
     }
 
-    fn changed_since(&self, then: &str) -> Problem {
+    pub(super) fn changed_since(&self, then: &str) -> Problem {
         let what = format!("the row has changed on {} since {} was recorded", self.sides().0, self.record.id());
         Problem::refuse(Blame::Config, "ROW_CHANGED", what).table(&self.record.table).remedy(then)
     }
@@ -108,8 +112,14 @@ impl Deed<'_> {
                 "change the row in the application; [retention] conflict_values_days says how long values are kept",
             ));
         }
-        self.within(self.session, self.write_lost()).await?;
-        Ok(format!("{lost}'s values are written to {kept}; the {} link carries them on", self.record.link.other()))
+        let records = self.of_one_change().await?;
+        if records.is_empty() {
+            self.within(self.session, self.write_lost()).await?;
+            let carries = format!("the {} link carries them on", self.record.link.other());
+            return Ok(format!("{lost}'s values are written to {kept}; {carries}"));
+        }
+        let what = self.within(self.session, self.write_whole(&records)).await?;
+        Ok(format!("{what}; the {} link carries that on", self.record.link.other()))
     }
 
     async fn open(&self) -> Outcome<String> {
@@ -216,6 +226,7 @@ impl Deed<'_> {
     async fn write_lost(&self) -> Outcome<()> {
         let (record, session) = (self.record, self.session);
         let (table, found) = (record.table.sql(), record.found());
+        self.lock_rows(std::slice::from_ref(record)).await?;
         let there = !session.rows(&format!("SELECT FROM {table} AS t WHERE {found} FOR UPDATE")).await?.is_empty();
         let compared = match &record.lost {
             None => "to_jsonb(t.*) IS NOT DISTINCT FROM c.kept".to_owned(),
@@ -227,10 +238,8 @@ impl Deed<'_> {
             "SELECT {compared} FROM falkirk.conflict AS c LEFT JOIN {table} AS t ON {found} WHERE c.id = {}",
             record.number
         );
-        if there != record.was_there || !session.one(&same).await?.flag(0)? {
-            return Err(self.changed_since(
-                "change the row in the application if it is to be otherwise, and take the side that won",
-            ));
+        if there != record.was_there || !session.one(&same).await?.flag(0)? || self.has_moved().await? {
+            return Err(self.changed_since(ROW_MOVED_ON));
         }
         session.run(&deed_of(record, there)).await?;
         self.note(session, "state = 'resolved'").await
@@ -243,11 +252,12 @@ impl Deed<'_> {
         let (table, found, number) = (record.table.sql(), record.found(), record.number);
         // From here on nobody changes the row until this is committed, so whatever comes later commits behind the position.
         session.run(&format!("SELECT FROM {table} AS t WHERE {found} FOR UPDATE")).await?;
+        let moved = self.refresh_rows().await?;
         let refresh = format!(
             "UPDATE falkirk.conflict AS c SET kept = n.now FROM (SELECT to_jsonb(t.*) AS now FROM (SELECT) AS one \
              LEFT JOIN {table} AS t ON {found}) AS n WHERE c.id = {number} AND c.kept IS DISTINCT FROM n.now"
         );
-        if session.touch(&refresh).await? > 0 {
+        if session.touch(&refresh).await? + moved > 0 {
             return Ok(true);
         }
         self.note(session, "state = 'resolved', resolved_position = pg_current_wal_insert_lsn()").await?;
@@ -259,9 +269,10 @@ impl Deed<'_> {
         let Some(digest) = &self.record.source_digest else { return Ok(()) };
         let link = self.record.link.other();
         let Some(session) = recorded_at(self.settings, link).await? else { return Ok(()) };
-        let digest = quote_text(digest);
         let update = self.noted("state = 'resolved'", &session);
-        let open = format!("state = 'open' AND kind NOT IN {PARKED} AND key_digest = decode({digest}, 'hex')");
+        let row = quote_text(&format!("[{{\"digest\": \"{digest}\"}}]"));
+        let about = format!("(key_digest = decode({}, 'hex') OR to_jsonb(c) -> 'record' @> {row})", quote_text(digest));
+        let open = format!("state = 'open' AND kind NOT IN {PARKED} AND {about}");
         session
             .run(&format!(
                 "UPDATE falkirk.conflict AS c SET {update} WHERE {} AND {open}",
@@ -271,8 +282,13 @@ impl Deed<'_> {
     }
 
     async fn note(&self, session: &Session, state: &str) -> Outcome<()> {
+        self.note_all(session, state, &[self.record.number]).await
+    }
+
+    pub(super) async fn note_all(&self, session: &Session, state: &str, numbers: &[i64]) -> Outcome<()> {
         let update = self.noted(state, session);
-        session.run(&format!("UPDATE falkirk.conflict SET {update} WHERE id = {}", self.record.number)).await
+        let numbers: Vec<String> = numbers.iter().map(i64::to_string).collect();
+        session.run(&format!("UPDATE falkirk.conflict SET {update} WHERE id IN ({})", numbers.join(", "))).await
     }
 
     fn noted(&self, state: &str, session: &Session) -> String {

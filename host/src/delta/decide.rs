@@ -189,6 +189,17 @@ struct Judge<'p, F> {
     outcome: Outcome,
 }
 
+/// Why the source's claim gives way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Losing {
+    /// The target wins.
+    ByPolicy,
+    /// An operator has said so.
+    ByWord,
+    /// It does not: nobody has said who wins.
+    Undecided,
+}
+
 type Judged = Result<(), Box<Verdict>>;
 
 impl<F: Facts> Judge<'_, F> {
@@ -214,15 +225,18 @@ impl<F: Facts> Judge<'_, F> {
             | Effect::Absent { key }
             | Effect::Rekey { from: key, .. } => key.clone(),
         };
-        if self.is_beside(&claim) {
+        let standing = self.rules.standings[target];
+        let word = if standing == Standing::Stops { self.facts.resolved(&claim, &key) } else { None };
+        let whole = word == Some(Standing::Wins) && self.is_of_existence(&claim, &key);
+        if self.is_beside(&claim) && !whole {
             return Ok(());
         }
-        let standing = self.rules.standings[target];
-        let resolved = if standing == Standing::Stops { self.facts.resolved(&claim, &key) } else { None };
-        match resolved.unwrap_or(standing) {
-            Standing::Wins => self.win(claim, key),
-            Standing::Yields => self.yield_to(claim, key, false),
-            Standing::Stops => self.yield_to(claim, key, true),
+        match (word, standing) {
+            (Some(Standing::Wins), _) if whole => self.win_whole(claim, key),
+            (Some(Standing::Wins), _) | (None, Standing::Wins) => self.win(claim, key),
+            (Some(Standing::Yields), _) => self.yield_to(claim, key, Losing::ByWord),
+            (None, Standing::Yields) => self.yield_to(claim, key, Losing::ByPolicy),
+            (_, Standing::Stops) | (Some(Standing::Stops), _) => self.yield_to(claim, key, Losing::Undecided),
         }
     }
 
@@ -269,11 +283,11 @@ impl<F: Facts> Judge<'_, F> {
     }
 
     /// The loser's claim is written unless it conflicts.
-    fn yield_to(&mut self, claim: Claim, key: Key, stops: bool) -> Judged {
+    fn yield_to(&mut self, claim: Claim, key: Key, losing: Losing) -> Judged {
         let target = claim.operation.target;
         let here = self.exists(target, &key);
         if !here && let Some((insert, key)) = self.anew(&claim, &key) {
-            return self.yield_to(insert, key, stops);
+            return self.yield_to(insert, key, losing);
         }
         let moved = self.moved(&claim, &key, here);
         let record = self.facts.changed(target, &key, claim.knew) | self.barred(target, &key) | moved;
@@ -283,26 +297,23 @@ impl<F: Facts> Judge<'_, F> {
         match &claim.operation.effect {
             Effect::Absent { .. } => Ok(()),
             Effect::Insert { columns, values } if theirs != 0 || (here && at_all) => {
-                self.lose(&claim, key, Lost::Insert, (columns.clone(), values.clone()), stops)
+                self.lose(&claim, key, Lost::Insert, (columns.clone(), values.clone()), losing)
             }
             Effect::Insert { .. } if here => Err(unexpected(&claim, key)),
-            Effect::Delete { .. } if !here => {
-                self.outcome.agreements += 1;
-                Ok(())
-            }
+            Effect::Delete { .. } if !here => match self.stands_elsewhere(&claim, &key, theirs) {
+                Some((claim, key)) => self.lose(&claim, key, Lost::Delete, (Columns::from([]), Box::from([])), losing),
+                None => self.agree(),
+            },
             Effect::Delete { .. } if at_all => {
-                self.lose(&claim, key, Lost::Delete, (Columns::from([]), Box::from([])), stops)
+                self.lose(&claim, key, Lost::Delete, (Columns::from([]), Box::from([])), losing)
             }
             Effect::Patch { columns, .. } if columns.is_empty() => Ok(()),
-            Effect::Patch { .. } | Effect::Clear { .. } if !here && self.lets_go(&claim, &key, theirs) => {
-                self.outcome.agreements += 1;
-                Ok(())
-            }
+            Effect::Patch { .. } | Effect::Clear { .. } if !here && self.lets_go(&claim, &key, theirs) => self.agree(),
             Effect::Patch { .. } if !here && theirs & (EXISTENCE | self.detail(target).unwrap_or(0)) == 0 => {
                 Err(unexpected(&claim, key))
             }
             Effect::Patch { columns, values, .. } | Effect::Clear { columns, values, .. } => {
-                self.yield_patch(&claim, key, (columns, values), theirs, stops)
+                self.yield_patch(&claim, key, (columns, values), theirs, losing)
             }
             Effect::Rekey { to, .. } => {
                 let moved = if self.exists(target, to) { self.moved(&claim, to, true) } else { 0 };
@@ -312,8 +323,8 @@ impl<F: Facts> Judge<'_, F> {
                         let (columns, values) = whole.clone();
                         let insert = part_of(&claim, Effect::Insert { columns, values });
                         let to = to.clone();
-                        self.yield_to(part_of(&claim, Effect::Delete { key: key.clone() }), key, stops)?;
-                        self.yield_to(insert, to, stops)
+                        self.yield_to(part_of(&claim, Effect::Delete { key: key.clone() }), key, losing)?;
+                        self.yield_to(insert, to, losing)
                     }
                     _ if theirs != 0 || !here || self.exists(target, to) => Err(unexpected(&claim, key)),
                     _ => {
@@ -337,7 +348,7 @@ impl<F: Facts> Judge<'_, F> {
         key: Key,
         (columns, values): (&Columns, &[Datum]),
         theirs: u64,
-        stops: bool,
+        losing: Losing,
     ) -> Judged {
         let parts = self.rules.parts[claim.operation.target].as_ref();
         let ours = columns.iter().fold(self.ours(claim), |mask, column| mask | parts[usize::from(*column)]);
@@ -351,7 +362,7 @@ impl<F: Facts> Judge<'_, F> {
             self.apply(claim, claim.operation.effect.clone());
             return Ok(());
         }
-        self.lose(claim, key.clone(), Lost::Patch, lost, stops)?;
+        self.lose(claim, key.clone(), Lost::Patch, lost, losing)?;
         if !kept.0.is_empty() {
             self.patch(claim, key, kept.0, kept.1);
         }
@@ -365,7 +376,7 @@ impl<F: Facts> Judge<'_, F> {
         key: Key,
         lost: Lost,
         (columns, values): (Columns, Box<[Datum]>),
-        stops: bool,
+        losing: Losing,
     ) -> Judged {
         let target = claim.operation.target;
         let (knew, at) = (claim.knew, claim.at);
@@ -377,12 +388,22 @@ impl<F: Facts> Judge<'_, F> {
             _ => (columns, values),
         };
         let conflict = Conflict { target, key: key.clone(), lost, columns, values, knew, at, from: claim.from.clone() };
-        if stops {
-            return Err(Box::new(Verdict::Stop(conflict)));
+        match losing {
+            Losing::Undecided => return Err(Box::new(Verdict::Stop(conflict))),
+            Losing::ByPolicy => {
+                self.assert_again(claim, &key, parts);
+                self.assert_absent(claim, &key, parts);
+            }
+            // The other link hears the same word and writes its row whole; what is sent now would come after the word.
+            Losing::ByWord => {}
         }
-        self.assert_again(claim, &key, parts);
-        self.assert_absent(claim, &key, parts);
         self.outcome.conflicts.push(conflict);
+        Ok(())
+    }
+
+    /// What is asked for is so already.
+    fn agree(&mut self) -> Judged {
+        self.outcome.agreements += 1;
         Ok(())
     }
 

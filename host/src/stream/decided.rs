@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::apply::keys::Pair;
-use crate::apply::writer::{Batch, Closing, Lost, LostFrom, Recent, Writer, other_link_silent};
+use crate::apply::writer::{Batch, Closing, Lost, Recent, Writer, other_link_silent};
 use crate::change::Datum;
-use crate::delta::decide::{self, Claim, Conflict, Facts, Rules, Standing, Verdict};
+use crate::delta::decide::{self, Claim, Facts, Rules, Standing, Verdict};
 use crate::delta::fold::Folder;
 use crate::delta::{Effect, Key, Operation};
 use crate::live::Live;
@@ -207,7 +207,7 @@ impl Deciding {
             if decided.reassertions.is_empty() && decided.absences.is_empty() {
                 let Some(verdict) = decided.verdict else { break decided };
                 writer.abandon().await?;
-                let recorded = self.record_open(writer, plan, &verdict, strict).await?;
+                let recorded = self.record_open(writer, plan, (&verdict, &batch.claims), strict).await?;
                 return Err(self.halted(plan, verdict, recorded, strict));
             }
             // The rows are written as they are, like the target's application would, so that they travel as a whole.
@@ -218,7 +218,8 @@ impl Deciding {
                 return Err(other_link_silent());
             }
         };
-        let lost: Vec<Lost> = decided.conflicts.iter().map(|conflict| self.lost(plan, conflict)).collect();
+        let lost: Vec<Lost> =
+            decided.conflicts.iter().map(|conflict| self.lost(plan, &batch.claims, conflict)).collect();
         writer.record(&lost).await?;
         writer.agree(decided.agreements);
         live.send_modify(|live| {
@@ -255,11 +256,13 @@ impl Deciding {
         &self,
         writer: &mut Writer<'_>,
         plan: &Plan,
-        verdict: &Verdict,
+        (verdict, claims): (&Verdict, &[Claim]),
         strict: bool,
     ) -> Outcome<Option<i64>> {
         match verdict {
-            Verdict::Stop(conflict) if strict => Ok(Some(writer.record_open(&self.lost(plan, conflict)).await?)),
+            Verdict::Stop(conflict) if strict => {
+                Ok(Some(writer.record_open(&self.lost(plan, claims, conflict)).await?))
+            }
             _ => Ok(None),
         }
     }
@@ -386,53 +389,6 @@ impl Deciding {
     async fn target_position(&self) -> Outcome<Lsn> {
         let row = self.nudge.one("SELECT pg_logical_emit_message(true, 'falkirk nudge', '')").await?;
         row.number(0)
-    }
-
-    fn lost(&self, plan: &Plan, conflict: &Conflict) -> Lost {
-        let target = &plan.targets[conflict.target];
-        let values = conflict.columns.iter().zip(&conflict.values).map(|(column, value)| {
-            let value = match value {
-                Datum::Text(text) => serde_json::Value::String(String::from_utf8_lossy(text).into_owned()),
-                Datum::Null | Datum::Unset => serde_json::Value::Null,
-            };
-            (target.columns[usize::from(*column)].name.clone(), value)
-        });
-        let values: serde_json::Map<_, _> = values.collect();
-        Lost {
-            target: conflict.target,
-            key: conflict.key.clone(),
-            digest: digest(plan, conflict.target, &conflict.key).to_be_bytes(),
-            kind: match conflict.lost {
-                decide::Lost::Insert => "insert",
-                decide::Lost::Patch => "update",
-                decide::Lost::Delete => "delete",
-            },
-            position: conflict.at,
-            values: (conflict.lost != decide::Lost::Delete).then(|| serde_json::Value::Object(values).to_string()),
-            winner: Some(self.target_name),
-            source: self.source_of(plan, conflict.from.as_ref()),
-            held_by: None,
-        }
-    }
-
-    /// The source row of a change, as the other link knows it.
-    pub(super) fn source_of(&self, plan: &Plan, from: Option<&(usize, Key)>) -> Option<LostFrom> {
-        let (source, key) = from?;
-        let names = self.ruled.source_keys.get(*source)?.as_ref()?;
-        let table = &plan.sources[*source].name;
-        let text = |datum: &Datum| match datum {
-            Datum::Text(text) => String::from_utf8_lossy(text).into_owned(),
-            Datum::Null | Datum::Unset => String::new(),
-        };
-        let texts: Vec<String> = key.iter().map(text).collect();
-        let digest = row_digest(table, texts.iter().map(String::as_bytes));
-        let key: serde_json::Map<_, _> =
-            names.iter().cloned().zip(texts.into_iter().map(serde_json::Value::String)).collect();
-        Some(LostFrom {
-            table: table.to_string(),
-            key: serde_json::Value::Object(key).to_string(),
-            digest: digest.to_be_bytes(),
-        })
     }
 
     /// L3: a batch that cannot be decided is taken apart first, so that everything before the change is written.

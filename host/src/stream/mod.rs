@@ -17,6 +17,7 @@ mod decided;
 pub mod exchange;
 pub mod keyed;
 pub mod lifting;
+mod lost;
 pub mod notes;
 mod paired;
 mod parked;

@@ -219,6 +219,7 @@ impl Deciding {
             winner: None,
             source: self.source_of(plan, claim.from.as_ref()),
             held_by,
+            record: Vec::new(),
         };
         if stops {
             // Nothing of its transaction is written, but the record is.

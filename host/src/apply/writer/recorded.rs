@@ -13,6 +13,7 @@ use crate::apply::fault;
 use crate::apply::statement::{self, Parameter};
 use crate::delta::Key;
 use crate::lsn::Lsn;
+use crate::names::quote_text;
 use crate::plan::Target;
 use crate::problem::{Blame, Outcome, Problem};
 
@@ -37,6 +38,19 @@ pub struct Lost {
     pub source: Option<LostFrom>,
     /// The keys of the rows that hold the unique value, or of the parent that waits, as JSON.
     pub held_by: Option<String>,
+    /// The rows of which one stands for the record, if they are several.
+    pub record: Vec<LostRow>,
+}
+
+/// One of the rows that stand for the record of a change that was not written.
+#[derive(Clone, Debug)]
+pub struct LostRow {
+    /// Position in `Plan::targets`.
+    pub target: usize,
+    /// The row.
+    pub key: Key,
+    /// What the host knows of it, as a JSON object: table, digest, whether it is a detail, what the change makes of it.
+    pub told: String,
 }
 
 /// The source row of a change that was not written.
@@ -101,7 +115,31 @@ impl Writer<'_> {
         let statement = self.statements.get(self.client, sql).await?;
         let rows = self.client.query_raw(&statement, ready).await?;
         let ids: Vec<i64> = rows.map_ok(|row| row.get::<_, i64>(0)).try_collect().await?;
+        if let Some(id) = ids.first() {
+            for row in &lost.record {
+                self.add_row(*id, row).await?;
+            }
+        }
         Ok(ids.first().copied())
+    }
+
+    /// Adds a row, as it stands now, to what a record is about.
+    async fn add_row(&mut self, id: i64, row: &LostRow) -> Result<(), tokio_postgres::Error> {
+        let target = &self.plan.targets[row.target];
+        let (described, mut ready) = keys_of(target, std::slice::from_ref(&row.key));
+        let (rows, found) = statement::keyed(target, &described);
+        let sql = format!(
+            "UPDATE falkirk.conflict AS c SET record = coalesce(c.record, '[]') || jsonb_build_array(${}::text::jsonb \
+             || jsonb_build_object('key', jsonb_build_object({}), 'kept', to_jsonb(t.*))) \
+             FROM {rows} LEFT JOIN {} AS t ON {found} WHERE c.id = ${}::bigint",
+            ready.len() + 1,
+            key_of(target),
+            target.name.sql(),
+            ready.len() + 2,
+        );
+        ready.extend([Ready(Bytes::copy_from_slice(row.told.as_bytes())), number(id)]);
+        let statement = self.statements.get(self.client, sql).await?;
+        self.client.query_raw(&statement, ready).await?.try_collect::<Vec<_>>().await.map(drop)
     }
 }
 
@@ -109,9 +147,6 @@ impl Writer<'_> {
 fn sql(target: &Target, described: &[Parameter], keys: usize, open: bool) -> String {
     let (rows, found) = statement::keyed(target, described);
     let parameter = |at: usize, kind: &str| format!("nullif(${}::{kind}, '')", keys + at);
-    let name = |column: &u16| crate::names::quote_text(&target.columns[usize::from(*column)].name);
-    let key: Vec<String> =
-        target.key.iter().enumerate().map(|(at, column)| format!("{}, s.v{at}", name(column))).collect();
     let columns = "migration, link, position, kind, target_table, key_digest, lost, winner, source_table, source_key, \
         source_digest, held_by, key, kept";
     let fresh = format!(
@@ -131,7 +166,7 @@ fn sql(target: &Target, described: &[Parameter], keys: usize, open: bool) -> Str
         parameter(10, "text"),
         parameter(11, "bytea"),
         parameter(12, "text"),
-        key.join(", "),
+        key_of(target),
         target.name.sql(),
     );
     let same = "c.migration = f.migration AND c.link = f.link AND c.key_digest = f.key_digest AND c.kind = f.kind";
@@ -144,7 +179,7 @@ fn sql(target: &Target, described: &[Parameter], keys: usize, open: bool) -> Str
         true => format!(
             "{fresh}, known AS (UPDATE falkirk.conflict AS c SET state = 'open', position = f.position, \
              lost = CASE WHEN c.kind IN {PARKED} THEN c.lost || f.lost ELSE f.lost END, kept = f.kept, held_by = f.held_by, \
-             winner = NULL, taken = NULL, resolved_at = NULL, resolved_by = NULL, resolved_position = NULL \
+             record = NULL, winner = NULL, taken = NULL, resolved_at = NULL, resolved_by = NULL, resolved_position = NULL \
              FROM fresh AS f WHERE {same} AND (c.position = f.position OR (c.kind IN {PARKED} AND c.state = 'open')) \
              RETURNING c.id), \
              made AS (INSERT INTO falkirk.conflict ({columns}, state) SELECT {columns}, 'open' FROM fresh \
@@ -152,4 +187,11 @@ fn sql(target: &Target, described: &[Parameter], keys: usize, open: bool) -> Str
              SELECT id FROM known UNION ALL SELECT id FROM made"
         ),
     }
+}
+
+/// The key of a row `s` of keys, by name.
+fn key_of(target: &Target) -> String {
+    let name = |column: &u16| quote_text(&target.columns[usize::from(*column)].name);
+    let key = target.key.iter().enumerate().map(|(at, column)| format!("{}, s.v{at}", name(column)));
+    key.collect::<Vec<_>>().join(", ")
 }

@@ -35,6 +35,26 @@ impl<F: Facts> Judge<'_, F> {
         claim.operation.owner_before == ANY_OWNER && (removed || (clears && theirs == 0))
     }
 
+    /// Where the row of a delete stands that does not find it: the target's application has moved it to another table of
+    /// its record, so the delete is of that one.
+    pub(super) fn stands_elsewhere(&self, claim: &Claim, key: &Key, theirs: u64) -> Option<(Claim, Key)> {
+        let row_goes = claim.changed == ALL && claim.operation.owner_before != ANY_OWNER;
+        let target = claim.operation.target;
+        if theirs == 0 || !row_goes || self.detail(target).is_some() {
+            return None;
+        }
+        let stands = |(other, key): &(usize, Key)| {
+            let is_ours = self.exists.contains_key(&(*other, key.clone()));
+            *other != target && self.detail(*other).is_none() && !is_ours && self.exists(*other, key)
+        };
+        let (other, key) = self.kin(target, key).into_iter().find(stands)?;
+        let effect = Effect::Delete { key: key.clone() };
+        Some((
+            Claim { operation: Operation { target: other, effect, ..claim.operation.clone() }, ..claim.clone() },
+            key,
+        ))
+    }
+
     /// What a claim on a row says has changed, beside the columns that it writes.
     pub(super) fn ours(&self, claim: &Claim) -> u64 {
         let of_nobody = claim.operation.owner_before == ANY_OWNER;

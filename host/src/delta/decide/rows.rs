@@ -1,6 +1,6 @@
 //! What deciding does with single rows: their keys, some of their columns, claims made out of claims.
 
-use super::{Claim, Facts, Judge, Reassertion, Verdict};
+use super::{Claim, Facts, Judge, Judged, Reassertion, Verdict};
 use crate::change::Datum;
 use crate::delta::{ANY_OWNER, Effect, Key, Operation};
 use crate::plan::parts::{ALL, EXISTENCE};
@@ -76,6 +76,23 @@ impl<F: Facts> Judge<'_, F> {
         let value = columns.iter().position(|other| *other == column).map(|at| &values[at]);
         let holds = |value: &Datum| self.facts.holds(claim.operation.target, key, column, value);
         claim.operation.owner_before == ANY_OWNER && value.is_some_and(holds)
+    }
+
+    /// Whether one of both sides' changes concerns if, or where, the row is there.
+    pub(super) fn is_of_existence(&self, claim: &Claim, key: &Key) -> bool {
+        (claim.changed | self.facts.changed(claim.operation.target, key, claim.knew)) & EXISTENCE != 0
+    }
+
+    /// What an operator's word makes win over a row that came or went: nothing of that row's stays, for the other link
+    /// leaves out all of it.
+    pub(super) fn win_whole(&mut self, claim: Claim, key: Key) -> Judged {
+        match (&claim.operation.effect, &claim.whole) {
+            (Effect::Patch { .. }, Some((columns, values))) if claim.operation.owner_before != ANY_OWNER => {
+                self.write_row(&claim, key, columns, values);
+                Ok(())
+            }
+            _ => self.win(claim, key),
+        }
     }
 
     /// A patch that writes something.

@@ -1,0 +1,115 @@
+//! What is recorded of a change that was not written (L3): its values, the row that it came from and, where one of
+//! several tables holds the row, what the change would have made of each.
+
+use crate::apply::writer::{Lost, LostFrom, LostRow};
+use crate::change::Datum;
+use crate::delta::decide::{self, Claim, Conflict, key_of};
+use crate::delta::{ANY_OWNER, Effect, Key, Whole};
+use crate::marker::row_digest;
+use crate::plan::{Plan, Target};
+
+use super::decided::{Deciding, digest};
+
+/// What a change makes of a row.
+enum Becomes {
+    Row(Whole),
+    Gone,
+}
+
+impl Deciding {
+    /// `claims`: of the batch in which the change lost.
+    pub(super) fn lost(&self, plan: &Plan, claims: &[Claim], conflict: &Conflict) -> Lost {
+        let target = &plan.targets[conflict.target];
+        let values = values_of(target, &conflict.columns, &conflict.values);
+        Lost {
+            target: conflict.target,
+            key: conflict.key.clone(),
+            digest: digest(plan, conflict.target, &conflict.key).to_be_bytes(),
+            kind: match conflict.lost {
+                decide::Lost::Insert => "insert",
+                decide::Lost::Patch => "update",
+                decide::Lost::Delete => "delete",
+            },
+            position: conflict.at,
+            values: (conflict.lost != decide::Lost::Delete).then(|| values.to_string()),
+            winner: Some(self.target_name),
+            source: self.source_of(plan, conflict.from.as_ref()),
+            held_by: None,
+            record: self.record_of(plan, claims, conflict),
+        }
+    }
+
+    /// The rows of which one is to stand for the record. A transaction counts as a whole: its last word on each.
+    fn record_of(&self, plan: &Plan, claims: &[Claim], conflict: &Conflict) -> Vec<LostRow> {
+        let records = self.ruled.parts.records();
+        if records.get(conflict.target).is_none_or(Option::is_none) {
+            return Vec::new();
+        }
+        let of_change = || claims.iter().filter(|claim| claim.at == conflict.at);
+        let row = |(target, key): (usize, Key)| {
+            let about = of_change().filter(|claim| claim.operation.target == target);
+            let becomes = about.rev().find_map(|claim| becomes(claim, &plan.targets[target], &key));
+            let mut told = serde_json::json!({
+                "table": plan.targets[target].name,
+                "digest": format!("{:032x}", digest(plan, target, &key)),
+                "detail": records[target].as_ref().is_some_and(|record| record.is_detail),
+            });
+            match becomes {
+                Some(Becomes::Row((columns, values))) => {
+                    told["lost"] = values_of(&plan.targets[target], &columns, &values);
+                }
+                Some(Becomes::Gone) => told["lost"] = serde_json::Value::Null,
+                None => {}
+            }
+            LostRow { target, key, told: told.to_string() }
+        };
+        decide::kin(records, conflict.target, &conflict.key).into_iter().map(row).collect()
+    }
+
+    /// The source row of a change, as the other link knows it.
+    pub(super) fn source_of(&self, plan: &Plan, from: Option<&(usize, Key)>) -> Option<LostFrom> {
+        let (source, key) = from?;
+        let names = self.ruled.source_keys.get(*source)?.as_ref()?;
+        let table = &plan.sources[*source].name;
+        let text = |datum: &Datum| match datum {
+            Datum::Text(text) => String::from_utf8_lossy(text).into_owned(),
+            Datum::Null | Datum::Unset => String::new(),
+        };
+        let texts: Vec<String> = key.iter().map(text).collect();
+        let digest = row_digest(table, texts.iter().map(String::as_bytes));
+        let key: serde_json::Map<_, _> =
+            names.iter().cloned().zip(texts.into_iter().map(serde_json::Value::String)).collect();
+        Some(LostFrom {
+            table: table.to_string(),
+            key: serde_json::Value::Object(key).to_string(),
+            digest: digest.to_be_bytes(),
+        })
+    }
+}
+
+/// What a claim says about a row of its target; `None` if nothing.
+fn becomes(claim: &Claim, target: &Target, key: &Key) -> Option<Becomes> {
+    let whole = || claim.whole.clone().map(Becomes::Row);
+    match &claim.operation.effect {
+        Effect::Insert { columns, values } if key_of(target, columns, values) == *key => {
+            Some(Becomes::Row((columns.clone(), values.clone())))
+        }
+        Effect::Patch { key: own, .. } if own == key && claim.operation.owner_before != ANY_OWNER => whole(),
+        Effect::Rekey { to, .. } if to == key => whole(),
+        Effect::Rekey { from: own, .. } | Effect::Delete { key: own } | Effect::Absent { key: own } if own == key => {
+            Some(Becomes::Gone)
+        }
+        _ => None,
+    }
+}
+
+fn values_of(target: &Target, columns: &[u16], values: &[Datum]) -> serde_json::Value {
+    let named = columns.iter().zip(values).map(|(column, value)| {
+        let value = match value {
+            Datum::Text(text) => serde_json::Value::String(String::from_utf8_lossy(text).into_owned()),
+            Datum::Null | Datum::Unset => serde_json::Value::Null,
+        };
+        (target.columns[usize::from(*column)].name.clone(), value)
+    });
+    serde_json::Value::Object(named.collect())
+}
