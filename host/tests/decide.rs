@@ -25,6 +25,7 @@ struct Rows {
     changed: Vec<(&'static str, u64, u64)>,
     resolved: HashMap<&'static str, Standing>,
     parked: Vec<&'static str>,
+    kept: Vec<&'static str>,
 }
 
 fn name(key: &Key) -> &str {
@@ -48,6 +49,10 @@ impl Facts for Rows {
 
     fn parked(&self, _target: usize, key: &Key) -> bool {
         self.parked.contains(&name(key))
+    }
+
+    fn kept(&self, _target: usize, key: &Key) -> bool {
+        self.kept.contains(&name(key))
     }
 }
 
@@ -279,6 +284,21 @@ fn counter_example_35_a_change_of_a_parked_row_tries_the_whole_row_again() {
     let facts = Rows { parked: vec!["x"], ..changed(&[], "x", 15, ALL) };
     let outcome = one(Standing::Yields, &facts, patch("x", &[1]));
     assert_eq!((outcome.operations.len(), outcome.conflicts.len()), (0, 1), "the target's application made one since");
+}
+
+#[test]
+fn l8_a_kept_row_comes_back_whole_and_is_not_denied_while_it_is_on_its_way() {
+    let from = |effect| Claim { from: Some((0, key("x"))), ..claim(effect, 20) };
+    for standing in [Standing::Wins, Standing::Yields, Standing::Stops] {
+        let facts = Rows { kept: vec!["x"], ..Rows::default() };
+        assert_eq!(effects(&judge(standing, &facts, vec![from(patch("x", &[]))])), [insert("x")]);
+    }
+    // What was changed before the deletion was known of loses to it.
+    let facts = Rows { kept: vec!["x"], ..changed(&[], "x", 15, ALL) };
+    let outcome = judge(Standing::Yields, &facts, vec![from(patch("x", &[1]))]);
+    assert_eq!((outcome.operations.len(), outcome.conflicts.len(), outcome.absences.len()), (0, 1, 0));
+    let facts = changed(&[], "x", 15, ALL);
+    assert_eq!(judge(Standing::Yields, &facts, vec![from(insert("x"))]).absences.len(), 1, "nobody keeps this one");
 }
 
 #[test]

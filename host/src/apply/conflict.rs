@@ -1,5 +1,5 @@
-//! What a link has to know of the records of conflicts when it starts: what operators have decided, and which rows wait
-//! for a unique value.
+//! What a link has to know of the records of conflicts when it starts: what operators have decided, which rows wait for
+//! others, and which were kept for those that refer to them.
 
 use tokio_postgres::Client;
 use tokio_postgres::types::PgLsn;
@@ -24,7 +24,7 @@ pub struct Resolution {
     pub takes_blue: bool,
 }
 
-/// A row that waits for a unique value.
+/// A row that waits for another one.
 #[derive(Clone, Debug)]
 pub struct ParkedRow {
     /// The row in the link's target.
@@ -43,13 +43,29 @@ pub struct ParkedRow {
     pub decided: bool,
 }
 
+/// A row of the target that the source deleted, and that rows of the target's own refer to.
+#[derive(Clone, Debug)]
+pub struct KeptRow {
+    /// The row in the link's target.
+    pub row: RowDigest,
+    /// Its table, as messages write it.
+    pub table: String,
+    /// Its key, by column.
+    pub key: serde_json::Map<String, serde_json::Value>,
+    /// It has not been sent back to the source yet.
+    pub is_open: bool,
+}
+
 fn digest(bytes: Option<Vec<u8>>) -> Option<RowDigest> {
     bytes?.try_into().ok().map(u128::from_be_bytes)
 }
 
 /// The kinds of records of rows that wait (counter-example 35), as SQL: a unique value stands under two keys, or the row
-/// refers to such a one.
+/// refers to one that is not there.
 pub const PARKED: &str = "('unique', 'parent')";
+
+/// What records of kept rows are, as SQL: a deletion that rows were in the way of.
+pub const KEPT: &str = "(kind = 'delete' AND held_by IS NOT NULL)";
 
 /// What operators have decided of a link's conflicts.
 pub async fn resolutions(client: &Client, migration: &str, link: Link) -> Outcome<Vec<Resolution>> {
@@ -90,6 +106,28 @@ pub async fn parked(client: &Client, migration: &str, link: Link) -> Outcome<Vec
         })
     };
     Ok(rows.iter().filter_map(read).collect())
+}
+
+/// The rows that were kept.
+pub async fn kept(client: &Client, migration: &str, link: Link) -> Outcome<Vec<KeptRow>> {
+    let select = format!(
+        "SELECT key_digest, target_table, (SELECT jsonb_object_agg(e.key, e.value)::text FROM jsonb_each_text(c.key) AS e), \
+         state = 'open' FROM falkirk.conflict AS c WHERE migration = $1 AND link = $2 AND {KEPT} ORDER BY id"
+    );
+    let rows = client.query(&select, &[&migration, &link.name()]).await.map_err(|error| fault::refused(&error))?;
+    let read = |row: &tokio_postgres::Row| {
+        let key = row.get::<_, Option<&str>>(2).and_then(|key| serde_json::from_str(key).ok()).unwrap_or_default();
+        Some(KeptRow { row: digest(row.get(0))?, table: row.get(1), key, is_open: row.get(3) })
+    };
+    Ok(rows.iter().filter_map(read).collect())
+}
+
+/// The rows of the source, as the other link knows them, that were deleted there and kept on the target.
+pub async fn kept_for(client: &Client, migration: &str, link: Link) -> Outcome<Vec<RowDigest>> {
+    let select =
+        format!("SELECT source_digest FROM falkirk.conflict WHERE migration = $1 AND link = $2 AND {KEPT} ORDER BY id");
+    let rows = client.query(&select, &[&migration, &link.name()]).await.map_err(|error| fault::refused(&error))?;
+    Ok(rows.iter().filter_map(|row| digest(row.get(0))).collect())
 }
 
 /// Erases keys and values of rows from records that have been decided or resolved for so many days: what is left says that

@@ -14,6 +14,7 @@
 pub mod attempt;
 mod locked;
 mod recorded;
+mod referring;
 pub mod repair;
 
 use std::collections::VecDeque;

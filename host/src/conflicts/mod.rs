@@ -322,8 +322,12 @@ fn happened(record: &Record) -> String {
             "a row got a unique value on {lost} that another row holds on {kept}, so {kept} keeps the row as it was"
         ),
         ("parent", _) => format!(
-            "a row of {lost} refers to a row that waits for a unique value, so it stands on {lost} only and waits with it"
+            "a row of {lost} refers to one that {kept} does not have, because that waits itself or was removed meanwhile; \
+             so it stands on {lost} only and waits with it"
         ),
+        ("delete", _) if !record.held_by.is_empty() => {
+            format!("{lost} deleted a row that rows of {kept} refer to; {kept} keeps it, and {lost} gets it back")
+        }
         ("delete", _) => format!("{lost} deleted a row that {kept} had changed meanwhile; {kept} keeps it"),
         ("insert", true) => format!("both sides made a row with the same key; {kept} keeps its own"),
         ("insert", false) => format!("{lost} made a row with a key that {kept} had made and deleted meanwhile"),
@@ -342,7 +346,8 @@ fn next(record: &Record) -> Vec<String> {
         }
         (_, "parent") => {
             vec![
-                "resolve the conflict of the row that it refers to: this one is written with it, and closes by itself"
+                "resolve the conflict of the row that it refers to, or bring that back: this one is written with it, and closes \
+                 by itself"
                     .to_owned(),
             ]
         }

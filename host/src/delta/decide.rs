@@ -122,8 +122,15 @@ pub trait Facts {
         None
     }
 
-    /// Whether the row is not there only because another one holds a unique value of it (counter-example 35).
+    /// Whether the row is not there only because of others: one holds a unique value of it (counter-example 35), or its
+    /// parent is missing.
     fn parked(&self, _target: usize, _key: &Key) -> bool {
+        false
+    }
+
+    /// Whether the target's application deleted the row and the source has it still, for the rows that refer to it there:
+    /// it comes back.
+    fn kept(&self, _target: usize, _key: &Key) -> bool {
         false
     }
 }

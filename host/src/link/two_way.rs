@@ -115,12 +115,17 @@ impl Open<'_> {
         let own = conflict::resolutions(target, &settings.name, link).await?;
         let others = conflict::resolutions(source.client(), &settings.name, link.other()).await?;
         let parked = conflict::parked(target, &settings.name, link).await?;
+        let kept = conflict::kept(target, &settings.name, link).await?;
+        for row in conflict::kept_for(source.client(), &settings.name, link.other()).await? {
+            pair.theirs.keep(row);
+        }
         let nudge = Session::connect_blaming(&settings.target().address, Blame::Target, "nudge").await?;
         Ok(Deciding {
             ruled: self.ruled(pair, (&self.plan, self.back.as_deref()), notebook)?,
-            settled: Settled::new(link, &own, &others, parked),
+            settled: Settled::new(link, (&own, &others), parked, kept),
             target_name: settings.target_name(),
             theirs: pair.theirs.clone(),
+            ours: pair.seen.clone(),
             other_applies: pair.other_applies,
             nudge,
         })

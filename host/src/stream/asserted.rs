@@ -65,7 +65,7 @@ impl Deciding {
     }
 
     /// Writes a row of the target with nothing changed, unsigned: the other link sends it whole (L8). Whether it was there.
-    async fn touch(&self, plan: &Plan, row: &Reassertion) -> Outcome<bool> {
+    pub(super) async fn touch(&self, plan: &Plan, row: &Reassertion) -> Outcome<bool> {
         let target = &plan.targets[row.target];
         let column = (0..target.columns.len())
             .find(|column| !target.columns[*column].generated && !target.key.contains(&(*column as u16)));

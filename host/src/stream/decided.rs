@@ -35,7 +35,7 @@ use super::seen::Seen;
 use super::settled::Settled;
 
 /// How long the rows of a batch stay locked while the other link reads on.
-const PATIENCE_LOCKED: Duration = Duration::from_millis(500);
+pub(super) const PATIENCE_LOCKED: Duration = Duration::from_millis(500);
 /// How often it is looked for a row that was committed and is not seen yet.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// How long a batch waits for the other link without holding anything.
@@ -69,6 +69,8 @@ pub struct Deciding {
     pub target_name: &'static str,
     /// What the other link has seen of the target.
     pub theirs: Arc<Seen>,
+    /// What this link has seen of the source, and what it kept.
+    pub ours: Arc<Seen>,
     /// Whether the other link writes as well, and pairs keys.
     pub other_applies: bool,
     /// What was decided before.
@@ -117,6 +119,10 @@ impl Facts for Known<'_> {
 
     fn parked(&self, target: usize, key: &Key) -> bool {
         self.settled.parked.contains_key(&digest(self.plan, target, key))
+    }
+
+    fn kept(&self, target: usize, key: &Key) -> bool {
+        self.theirs.is_kept(digest(self.plan, target, key))
     }
 
     fn asserted(&self, target: usize, key: &Key) -> bool {
@@ -386,7 +392,7 @@ impl Deciding {
 
     /// A position of the target after everything that was committed there before; the other link is sure to read past it
     /// (counter-example 25b).
-    async fn target_position(&self) -> Outcome<Lsn> {
+    pub(super) async fn target_position(&self) -> Outcome<Lsn> {
         let row = self.nudge.one("SELECT pg_logical_emit_message(true, 'falkirk nudge', '')").await?;
         row.number(0)
     }

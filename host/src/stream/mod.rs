@@ -22,6 +22,7 @@ pub mod notes;
 mod paired;
 mod parked;
 mod reader;
+mod referred;
 pub mod relations;
 pub mod seen;
 pub mod settled;
@@ -197,7 +198,8 @@ pub async fn run(
     let (runtime, told) = (tokio::runtime::Handle::current(), stop.clone());
     let middle = tokio::task::spawn_blocking(move || runtime.block_on(middle.run(parcels, batches, told, orders)));
     let deciding = deciding.as_deref_mut();
-    let target = write::Target { plan: stream.plan, deciding, durable: &durable, live, stood: None };
+    let target =
+        write::Target { plan: stream.plan, deciding, durable: &durable, live, stood: None, tries_at: Instant::now() };
     let ended = write::write(stream.writer, work, target, (stream.strict_until, stop)).await;
     drop(durable);
     let read = reader.await.unwrap_or_else(|_| Err(task_lost("reader")));

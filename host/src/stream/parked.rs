@@ -1,4 +1,5 @@
-//! Rows that cannot be written because another row holds a unique value of theirs (counter-example 35).
+//! Rows that cannot be written because of others: one holds a unique value of theirs (counter-example 35), or the one that
+//! they refer to is not there.
 //!
 //! Neither link can tell from a key that two rows of different keys claim one value: the database refuses the second
 //! one. Both links meet it, each on its side. Such a row is *parked*: it stays on its own side, what it should be here
@@ -6,7 +7,9 @@
 //! the row tries again with the whole of it, and so does the link now and then: as soon as one of the two rows has given
 //! way, whoever made it, both sides agree again and the records are closed. L8 exempts what is recorded as open.
 //!
-//! A row that refers to a parked row waits for it, under its own record, and is written as soon as that one is.
+//! A row that refers to a parked row waits for it, under its own record, and is written as soon as that one is. So does a
+//! row whose parent the target's application has removed meanwhile: either it falls with it, where that removal cascades,
+//! or the parent comes back (`stream/referred.rs`).
 
 use std::time::Duration;
 
@@ -22,19 +25,25 @@ use crate::delta::{Effect, Key, Operation, Set, SetKind};
 use crate::live::Live;
 use crate::lsn::Lsn;
 use crate::marker::RowDigest;
+use crate::names::TableName;
 use crate::plan::Plan;
 use crate::problem::{Blame, Outcome, Problem};
 
 use super::decided::{Deciding, digest};
 use super::now_us;
 
-/// How often rows are tried again while the link has nothing else to do.
+/// How often rows are tried again.
 pub(super) const AGAIN: Duration = Duration::from_secs(1);
 
-/// Why a row is parked: the keys, as JSON, of the rows that hold its value; or of the parked row that it refers to.
+/// Values by their columns' names.
+type Named = serde_json::Map<String, serde_json::Value>;
+
+/// Why a row is parked: the keys, as JSON, of the rows that hold its value; of the parked row that it refers to; of the one
+/// that was removed.
 enum Why {
     Taken(Option<String>),
     Waits(String),
+    Gone(String),
 }
 
 impl Why {
@@ -44,6 +53,9 @@ impl Why {
             Why::Taken(rows) => ("unique", "a unique value stands under two keys, one on each side", rows),
             Why::Waits(row) => {
                 ("parent", "a row refers to one that waits for a unique value, and waits with it", Some(row))
+            }
+            Why::Gone(row) => {
+                ("parent", "a row refers to one that was removed here meanwhile, and waits for it", Some(row))
             }
         }
     }
@@ -89,20 +101,28 @@ impl Deciding {
             for set in folder.finish().into_iter().flatten().filter(Set::has_work) {
                 let row = digest(plan, target, &key);
                 let Some(set) = self.of_parked(writer, plan, row, set).await? else { continue };
-                let why = match writer.attempt(&set, false).await? {
-                    Attempt::Written => {
-                        self.written(writer, plan, row, &set).await?;
-                        continue;
-                    }
-                    Attempt::Taken => Why::Taken(writer.holders(&set, &key).await?),
+                let Some(set) = self.of_kept(writer, plan, (row, &key), set).await? else { continue };
+                let attempt = writer.attempt(&set, false).await?;
+                if matches!(attempt, Attempt::Written) {
+                    self.written(writer, plan, row, &set).await?;
+                    continue;
+                }
+                let Some(claim) = cause else { return Err(unexplained(plan, target)) };
+                let why = match attempt {
+                    Attempt::Written | Attempt::Taken => Why::Taken(writer.holders(&set, &key).await?),
                     Attempt::Orphan { foreign_key, problem } => {
-                        match self.parent(writer, plan, &set, &foreign_key).await? {
-                            Some(parent) => Why::Waits(parent),
+                        match self.parent(writer, plan, (&set, claim), &foreign_key).await? {
+                            Some(why) => why,
                             None => return writer.abandon().await.and(Err(problem)),
                         }
                     }
+                    Attempt::Referred { by, foreign_key, problem } => {
+                        if !self.keep(writer, plan, (&key, claim), (&by, &foreign_key), live).await? {
+                            return writer.abandon().await.and(Err(problem));
+                        }
+                        continue;
+                    }
                 };
-                let Some(claim) = cause else { return Err(unexplained(plan, target)) };
                 self.park(writer, plan, (&set, &key, claim, why), strict, live).await?;
             }
         }
@@ -134,16 +154,30 @@ impl Deciding {
         }
     }
 
-    /// The keys, as JSON, of the parked row that a row without its parent waits for, if its parent is parked.
+    /// What a row without its parent waits for, if that is parked or was removed by the target's application.
     async fn parent(
         &self,
         writer: &mut Writer<'_>,
         plan: &Plan,
-        set: &Set,
+        (set, claim): (&Set, &Claim),
         foreign_key: &str,
-    ) -> Outcome<Option<String>> {
+    ) -> Outcome<Option<Why>> {
         let (table, columns) = writer.parent(set.target, foreign_key).await?;
         let values = values_of(plan, set);
+        if let Some(parked) = self.parked_parent(&table, &columns, &values) {
+            return Ok(Some(Why::Waits(listed(&parked.key))));
+        }
+        // By its key alone can it be told whose removal that was; under `stop` nobody waits for what nobody decides.
+        let is_stopped = self.ruled.standings[set.target] == Standing::Stops;
+        let Some((target, key, named)) = parent_of(plan, &table, &columns, &values).filter(|_| !is_stopped) else {
+            return Ok(None);
+        };
+        let gone = self.was_changed(plan, (target, &key), claim.knew).await?;
+        Ok(gone.then(|| Why::Gone(listed(&named))))
+    }
+
+    /// The parked row among those of a table that a row with these values refers to; `columns`: those of both, by pairs.
+    fn parked_parent(&self, table: &TableName, columns: &[(String, String)], values: &Named) -> Option<&ParkedRow> {
         let is_parent = |parked: &&ParkedRow| {
             let same = |(child, parent): &(String, String)| {
                 let value = parked.values.get(parent).or_else(|| parked.key.get(parent));
@@ -151,8 +185,7 @@ impl Deciding {
             };
             parked.table == table.to_string() && !columns.is_empty() && columns.iter().all(same)
         };
-        let parent = self.settled.parked.values().find(is_parent);
-        Ok(parent.map(|parked| serde_json::Value::Array(vec![parked.key.clone().into()]).to_string()))
+        self.settled.parked.values().find(is_parent)
     }
 
     /// A parked row that its own side has deleted, or given another key, waits for nothing any more.
@@ -305,7 +338,8 @@ fn again(plan: &Plan, parked: &ParkedRow) -> Option<(Set, Key)> {
     Some((set, key))
 }
 
-fn named(plan: &Plan, target: usize, column: u16, datum: &Datum) -> (String, serde_json::Value) {
+/// A column by its name, with what it is to hold.
+pub(super) fn named(plan: &Plan, target: usize, column: u16, datum: &Datum) -> (String, serde_json::Value) {
     let value = match datum {
         Datum::Text(text) => serde_json::Value::String(String::from_utf8_lossy(text).into_owned()),
         Datum::Null | Datum::Unset => serde_json::Value::Null,
@@ -313,7 +347,7 @@ fn named(plan: &Plan, target: usize, column: u16, datum: &Datum) -> (String, ser
     (plan.targets[target].columns[usize::from(column)].name.clone(), value)
 }
 
-fn values_of(plan: &Plan, set: &Set) -> serde_json::Map<String, serde_json::Value> {
+fn values_of(plan: &Plan, set: &Set) -> Named {
     let values = set.values.first().map(AsRef::as_ref).unwrap_or_default();
     set.columns.iter().zip(values).map(|(column, datum)| named(plan, set.target, *column, datum)).collect()
 }
@@ -339,6 +373,29 @@ fn stopped(id: &str) -> Problem {
         "`falkirk conflicts show {id}`, then change one of the two rows or `falkirk conflicts resolve {id} --take \
          blue|green`, and start again: the link goes on at this change"
     ))
+}
+
+/// The key of the row that one with these values refers to, if it is that row's key by which it does.
+fn parent_of(
+    plan: &Plan,
+    table: &TableName,
+    columns: &[(String, String)],
+    values: &Named,
+) -> Option<(usize, Key, Named)> {
+    let target = plan.targets.iter().position(|target| target.name == *table)?;
+    let key = plan.targets[target].key.iter().map(|column| {
+        let name = &plan.targets[target].columns[usize::from(*column)].name;
+        let (child, _) = columns.iter().find(|(_, parent)| parent == name)?;
+        Some((name.clone(), values.get(child)?.as_str()?.to_owned()))
+    });
+    let key: Vec<(String, String)> = key.collect::<Option<_>>()?;
+    let texts = key.iter().map(|(_, text)| Datum::text(text)).collect();
+    Some((target, texts, key.into_iter().map(|(name, text)| (name, text.into())).collect()))
+}
+
+/// A key, as records list those of rows that are in the way.
+fn listed(key: &Named) -> String {
+    serde_json::Value::Array(vec![key.clone().into()]).to_string()
 }
 
 fn unexplained(plan: &Plan, target: usize) -> Problem {

@@ -4,7 +4,7 @@
 //! The only thing that the two links of a host share. It never holds a value: rows are digests of table and key. It is
 //! rebuilt after a crash, from `falkirk.recent` up to the checkpoint and by decoding from there on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ pub type Note = (RowDigest, u64);
 #[derive(Debug)]
 pub struct Seen {
     rows: Mutex<HashMap<RowDigest, Vec<(Lsn, u64)>>>,
+    /// Rows that the application removed and the link does not, because rows of its target refer to them.
+    kept: Mutex<HashSet<RowDigest>>,
     /// Everything that committed before it was seen.
     passed: watch::Sender<Lsn>,
     /// What the other link's application knows durably: nothing before it is ever asked for again.
@@ -29,7 +31,12 @@ pub struct Seen {
 
 impl Default for Seen {
     fn default() -> Self {
-        Seen { rows: Mutex::default(), passed: watch::Sender::new(Lsn::ZERO), forgotten: watch::Sender::new(Lsn::ZERO) }
+        Seen {
+            rows: Mutex::default(),
+            kept: Mutex::default(),
+            passed: watch::Sender::new(Lsn::ZERO),
+            forgotten: watch::Sender::new(Lsn::ZERO),
+        }
     }
 }
 
@@ -84,6 +91,16 @@ impl Seen {
         let own = |at: Lsn| changes(said).iter().all(|(known, _)| *known != at);
         let exists = changes(row).iter().filter(|(at, parts)| *at >= after && parts & EXISTENCE != 0 && own(*at));
         exists.max_by_key(|(at, _)| *at).is_some_and(|(_, parts)| parts & THERE != 0)
+    }
+
+    /// The application removed this row, and the link keeps what it stands for: the other link will bring it back.
+    pub fn keep(&self, row: RowDigest) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(row);
+    }
+
+    /// Whether what this row stands for was kept when the application removed it.
+    pub fn is_kept(&self, row: RowDigest) -> bool {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).contains(&row)
     }
 
     /// Nothing before `position` will be asked for again.

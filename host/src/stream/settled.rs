@@ -1,9 +1,9 @@
-//! What is known about conflicts before the stream meets them: what operators have decided, and which rows wait for a
-//! unique value (counter-examples 21 and 35).
+//! What is known about conflicts before the stream meets them: what operators have decided, which rows wait for others and
+//! which were kept (counter-examples 21 and 35).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use crate::apply::conflict::{ParkedRow, Resolution};
+use crate::apply::conflict::{KeptRow, ParkedRow, Resolution};
 use crate::delta::decide::Standing;
 use crate::lsn::Lsn;
 use crate::marker::{Link, RowDigest};
@@ -25,18 +25,29 @@ pub struct Settled {
     own: HashMap<RowDigest, Vec<Word>>,
     /// By row of the target: words about changes that the other link brings from there.
     others: HashMap<RowDigest, Vec<Word>>,
-    /// Rows that are not written because of a unique value.
+    /// Rows that are not written because of others.
     pub(super) parked: HashMap<RowDigest, ParkedRow>,
+    /// Rows that were not deleted because of others, and go back to the source.
+    pub(super) kept: Vec<KeptRow>,
+    /// All rows that were ever kept.
+    pub(super) known: HashSet<RowDigest>,
 }
 
 impl Settled {
-    /// For a link: what was decided of its own conflicts, of the other link's, and its parked rows.
-    pub fn new(link: Link, own: &[Resolution], others: &[Resolution], parked: Vec<ParkedRow>) -> Settled {
+    /// For a link: what was decided of its own conflicts, of the other link's, its parked rows and those that it kept.
+    pub fn new(
+        link: Link,
+        (own, others): (&[Resolution], &[Resolution]),
+        parked: Vec<ParkedRow>,
+        kept: Vec<KeptRow>,
+    ) -> Settled {
         let standing = |takes_blue: bool| match takes_blue == (link == Link::Forward) {
             true => Standing::Wins,
             false => Standing::Yields,
         };
-        let mut settled = Settled::default();
+        let known = kept.iter().map(|kept| kept.row).collect();
+        let kept = kept.into_iter().filter(|kept| kept.is_open).collect();
+        let mut settled = Settled { kept, known, ..Settled::default() };
         for resolution in own.iter().chain(others) {
             let Some(before) = resolution.target_position else { continue };
             let Resolution { position, takes_blue, .. } = *resolution;
@@ -86,7 +97,7 @@ mod tests {
 
     #[test]
     fn counter_example_21_a_word_holds_for_exactly_the_change_it_was_about() {
-        let forward = Settled::new(Link::Forward, &[resolution(1, 2, true)], &[], Vec::new());
+        let forward = Settled::new(Link::Forward, (&[resolution(1, 2, true)], &[]), Vec::new(), Vec::new());
         let seen = Seen::default();
         seen.note(Lsn(400), &[(1, 1)]);
         assert_eq!(word(&forward, &[1], Lsn(50), &seen), Some(Standing::Wins));
@@ -101,7 +112,7 @@ mod tests {
 
     #[test]
     fn counter_example_21_the_other_link_hears_the_same_word_about_what_it_was_weighed_against() {
-        let backward = Settled::new(Link::Backward, &[], &[resolution(1, 2, true)], Vec::new());
+        let backward = Settled::new(Link::Backward, (&[], &[resolution(1, 2, true)]), Vec::new(), Vec::new());
         let seen = Seen::default();
         seen.note(Lsn(50), &[(2, 1)]);
         assert_eq!(word(&backward, &[2], Lsn(400), &seen), Some(Standing::Yields));

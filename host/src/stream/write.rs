@@ -27,6 +27,7 @@ pub(super) async fn write(
 ) -> Outcome<Option<End>> {
     let mut closings: VecDeque<(Closing, u64)> = VecDeque::new();
     writer.strict = strict_until.is_some();
+    target.look_again(&mut writer, &mut closings).await?;
     loop {
         let next = match work.try_recv() {
             Ok(next) => Some(next),
@@ -64,9 +65,13 @@ pub(super) async fn write(
                 let Some(deciding) = target.deciding.as_deref_mut() else { continue };
                 closings.extend(claims.last.map(|closing| (closing, claims.claims.len() as u64)));
                 let strict = strict_until.is_some_and(|until| writer.durable() < until);
+                let is_closed = claims.last.is_some();
                 let decided = deciding.write(&mut writer, &target.plan, claims, strict, target.live);
                 let Some(position) = in_time(decided, &stop).await? else { return Ok(Some(End::Stopped)) };
                 target.publish(position, &mut closings);
+                if is_closed {
+                    target.look_again(&mut writer, &mut closings).await?;
+                }
             }
             Some(Work::Batch(batch)) => {
                 writer.strict = strict_until.is_some_and(|until| writer.durable() < until);
@@ -102,10 +107,35 @@ pub(super) struct Target<'t> {
     pub(super) live: &'t watch::Sender<Live>,
     /// Nothing is written since then, for the sake of an exchange.
     pub(super) stood: Option<Instant>,
+    /// When rows that wait for others are tried again.
+    pub(super) tries_at: Instant,
 }
 
 impl Target<'_> {
-    /// Waits for work. `None`: there was none for a while, and rows that wait for a unique value were tried again.
+    /// Between two transactions: sends rows back that were kept, and tries those again that wait for others, now and then
+    /// and never for longer than the link works in between.
+    async fn look_again(&mut self, writer: &mut Writer<'_>, closings: &mut VecDeque<(Closing, u64)>) -> Outcome<()> {
+        let (keeps, waits) = match &self.deciding {
+            Some(deciding) => (deciding.has_kept(), deciding.has_parked() && Instant::now() >= self.tries_at),
+            None => (false, false),
+        };
+        if !keeps && !waits {
+            return Ok(());
+        }
+        self.settle(writer, closings).await?;
+        let Some(deciding) = self.deciding.as_deref_mut() else { return Ok(()) };
+        if keeps {
+            deciding.restore(writer, &self.plan).await?;
+        }
+        if waits {
+            let began = Instant::now();
+            deciding.retry(writer, &self.plan).await?;
+            self.tries_at = Instant::now() + AGAIN.max(began.elapsed());
+        }
+        Ok(())
+    }
+
+    /// Waits for work. `None`: there was none for a while, and rows that wait for others were tried again.
     async fn wait(
         &mut self,
         work: &mut mpsc::Receiver<Work>,

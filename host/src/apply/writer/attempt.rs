@@ -1,5 +1,5 @@
-//! Writing rows of which another row may hold a unique value, or whose parent waits for one, while both links write
-//! (counter-example 35).
+//! Writing rows one by one, while both links write, where the other side's rows may be in the way: one holds a unique
+//! value (counter-example 35), a parent is missing, or a row that is to go is still referred to.
 //!
 //! ```text
 //!   SAVEPOINT | the row | RELEASE, or ROLLBACK TO: nothing of it is left, and the transaction goes on
@@ -34,6 +34,15 @@ pub enum Attempt {
         /// What is to be said if nothing explains that.
         problem: Problem,
     },
+    /// Rows refer to the one that is to be deleted: it stays.
+    Referred {
+        /// The table of those rows.
+        by: TableName,
+        /// The name of their foreign key.
+        foreign_key: String,
+        /// What is to be said if nothing explains that.
+        problem: Problem,
+    },
 }
 
 /// Why a row is not written.
@@ -62,7 +71,12 @@ impl Writer<'_> {
             }
             Ok(Err(Against::ForeignKey(foreign_key, error))) => {
                 let problem = fault::written(&error, true, Some(&self.plan.targets[set.target]));
-                Ok(Attempt::Orphan { foreign_key, problem: self.with_key(problem, set.target) })
+                let problem = self.with_key(problem, set.target);
+                let at = error.as_db_error().and_then(|db| Some(TableName::new(db.schema()?, db.table()?)));
+                Ok(match (set.kind, at) {
+                    (SetKind::Delete, Some(by)) => Attempt::Referred { by, foreign_key, problem },
+                    _ => Attempt::Orphan { foreign_key, problem },
+                })
             }
             Ok(Err(Against::Constraint)) => self.is_somebody_elses(set).await.map(|()| Attempt::Taken),
             Err(error) => {
@@ -82,10 +96,13 @@ impl Writer<'_> {
                 Ok(Ok(count))
             }
             Err(error)
-                if matches!(set.kind, SetKind::Insert | SetKind::Patch)
-                    && fault::state(&error).is_some_and(|state| {
+                if fault::state(&error).is_some_and(|state| match set.kind {
+                    SetKind::Insert | SetKind::Patch => {
                         matches!(state, "23505" | "23P01" | "23503") || (leniently && state.starts_with("23"))
-                    }) =>
+                    }
+                    SetKind::Delete => state == "23503",
+                    _ => false,
+                }) =>
             {
                 self.client.batch_execute("ROLLBACK TO SAVEPOINT attempt").await?;
                 let is_orphan = !leniently && fault::state(&error) == Some("23503");
@@ -258,7 +275,8 @@ fn literal(target: &Target, column: u16, datum: &Datum) -> String {
     }
 }
 
-fn found(target: &Target, key: &Key, row: &str) -> String {
+/// The condition that finds a row by its key.
+pub(super) fn found(target: &Target, key: &Key, row: &str) -> String {
     let column = |(column, datum): (&u16, &Datum)| {
         let name = quote_name(&target.columns[usize::from(*column)].name);
         format!("{row}.{name} = {}", literal(target, *column, datum))

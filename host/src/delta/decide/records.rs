@@ -103,13 +103,18 @@ impl<F: Facts> Judge<'_, F> {
         parts == ALL && denied() && !self.facts.asserted(*target, key)
     }
 
-    /// What lost as a whole must not stay on the source where nothing stands for it here; nor what describes it.
+    /// What lost as a whole must not stay on the source where nothing stands for it here; nor what describes it. A row that
+    /// is kept there is on its way back: to deny it would be to answer each attempt with a denial.
     pub(super) fn assert_absent(&mut self, claim: &Claim, key: &Key, parts: u64) {
         let target = claim.operation.target;
         let Some(from) = claim.from.as_ref().filter(|_| parts == ALL) else { return };
         let is_twin = self.rules.twins.get(target).is_some_and(|twins| twins.contains(&from.0));
         let is_said = |absence: &Absence| absence.target == target && absence.key == *key;
-        if !is_twin || self.facts.denied(target, key) || self.outcome.absences.iter().any(is_said) {
+        if !is_twin
+            || self.facts.kept(target, key)
+            || self.facts.denied(target, key)
+            || self.outcome.absences.iter().any(is_said)
+        {
             return;
         }
         let gone = |(target, key): &(usize, Key)| !self.exists(*target, key);

@@ -43,10 +43,11 @@ pub(super) fn unexpected(claim: &Claim, key: Key) -> Box<Verdict> {
 }
 
 impl<F: Facts> Judge<'_, F> {
-    /// Counter-example 35: what a claim on a parked row comes to, which is the whole of it. Only its owner knows that.
+    /// Counter-example 35: what a claim on a parked or kept row comes to, which is the whole of it. Only its owner knows that.
     pub(super) fn anew(&self, claim: &Claim, key: &Key) -> Option<(Claim, Key)> {
         let target = claim.operation.target;
-        if claim.operation.owner_before == ANY_OWNER || !self.facts.parked(target, key) {
+        let comes_whole = self.facts.parked(target, key) || self.facts.kept(target, key);
+        if claim.operation.owner_before == ANY_OWNER || !comes_whole {
             return None;
         }
         let (columns, values) = claim.whole.clone()?;
