@@ -197,9 +197,7 @@ pub async fn run(
     // The guest computes for milliseconds at a time: a thread of its own keeps the runtime's threads free for I/O.
     let (runtime, told) = (tokio::runtime::Handle::current(), stop.clone());
     let middle = tokio::task::spawn_blocking(move || runtime.block_on(middle.run(parcels, batches, told, orders)));
-    let deciding = deciding.as_deref_mut();
-    let target =
-        write::Target { plan: stream.plan, deciding, durable: &durable, live, stood: None, tries_at: Instant::now() };
+    let target = write::Target::new(stream.plan, deciding.as_deref_mut(), &durable, live);
     let ended = write::write(stream.writer, work, target, (stream.strict_until, stop)).await;
     drop(durable);
     let read = reader.await.unwrap_or_else(|_| Err(task_lost("reader")));

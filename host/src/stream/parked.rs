@@ -276,7 +276,8 @@ impl Deciding {
     /// Tries the parked rows again, each in a transaction of its own. Only between transactions.
     pub(super) async fn retry(&mut self, writer: &mut Writer<'_>, plan: &Plan) -> Outcome<()> {
         let mut rows: Vec<ParkedRow> = self.settled.parked.values().cloned().collect();
-        // Parents came first.
+        // Where nobody wins, the record stands before its change is written; and parents came first.
+        rows.retain(|parked| parked.position < writer.durable());
         rows.sort_by_key(|parked| parked.position);
         for parked in rows {
             let Some((set, key)) = again(plan, &parked) else { continue };

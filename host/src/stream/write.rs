@@ -12,6 +12,7 @@ use crate::lsn::Lsn;
 use crate::plan::Plan;
 use crate::problem::Outcome;
 
+use super::decided::Claims;
 use super::parked::AGAIN;
 use super::{Deciding, End, Work, now_us};
 
@@ -62,15 +63,10 @@ pub(super) async fn write(
             }
             Some(Work::Held(held)) => target.live.send_modify(|live| live.waiting = held),
             Some(Work::Claims(claims)) => {
-                let Some(deciding) = target.deciding.as_deref_mut() else { continue };
-                closings.extend(claims.last.map(|closing| (closing, claims.claims.len() as u64)));
                 let strict = strict_until.is_some_and(|until| writer.durable() < until);
-                let is_closed = claims.last.is_some();
-                let decided = deciding.write(&mut writer, &target.plan, claims, strict, target.live);
-                let Some(position) = in_time(decided, &stop).await? else { return Ok(Some(End::Stopped)) };
-                target.publish(position, &mut closings);
-                if is_closed {
-                    target.look_again(&mut writer, &mut closings).await?;
+                let decided = target.decide(&mut writer, &mut closings, (claims, strict), &stop).await?;
+                if decided.is_none() {
+                    return Ok(Some(End::Stopped));
                 }
             }
             Some(Work::Batch(batch)) => {
@@ -111,7 +107,36 @@ pub(super) struct Target<'t> {
     pub(super) tries_at: Instant,
 }
 
-impl Target<'_> {
+impl<'t> Target<'t> {
+    pub(super) fn new(
+        plan: Arc<Plan>,
+        deciding: Option<&'t mut Deciding>,
+        durable: &'t watch::Sender<Lsn>,
+        live: &'t watch::Sender<Live>,
+    ) -> Target<'t> {
+        Target { plan, deciding, durable, live, stood: None, tries_at: Instant::now() }
+    }
+
+    /// Decides and writes a batch. `None`: not in time.
+    async fn decide(
+        &mut self,
+        writer: &mut Writer<'_>,
+        closings: &mut VecDeque<(Closing, u64)>,
+        (claims, strict): (Claims, bool),
+        stop: &watch::Receiver<bool>,
+    ) -> Outcome<Option<()>> {
+        let Some(deciding) = self.deciding.as_deref_mut() else { return Ok(Some(())) };
+        let is_closed = claims.last.is_some();
+        closings.extend(claims.last.map(|closing| (closing, claims.claims.len() as u64)));
+        let decided = deciding.write(writer, &self.plan, claims, strict, self.live);
+        let Some(position) = in_time(decided, stop).await? else { return Ok(None) };
+        self.publish(position, closings);
+        if is_closed {
+            self.look_again(writer, closings).await?;
+        }
+        Ok(Some(()))
+    }
+
     /// Between two transactions: sends rows back that were kept, and tries those again that wait for others, now and then
     /// and never for longer than the link works in between.
     async fn look_again(&mut self, writer: &mut Writer<'_>, closings: &mut VecDeque<(Closing, u64)>) -> Outcome<()> {
