@@ -91,6 +91,7 @@ impl Deciding {
             winner: None,
             source: Some(source),
             held_by: Some(referring.known_by),
+            record: Vec::new(),
         };
         let id = writer.record_open(&lost).await?;
         let table = &plan.targets[target].name;
