@@ -168,6 +168,58 @@ fn row_33_a_storm_of_swaps_while_one_is_compiled_ends_with_the_newest_and_one_co
     stage.falkirk(&["clean"]).expect(0);
 }
 
+/// How little a process insists on its turn: the 19th of its figures; the second one is a name in brackets.
+fn nice(pid: &str) -> i32 {
+    let figures = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let behind = figures.rsplit_once(") ").expect("its name ends").1;
+    behind.split(' ').nth(16).and_then(|figure| figure.parse().ok()).expect("a number")
+}
+
+#[test]
+fn l10_a_compiler_gives_way_to_the_application_on_a_busy_machine() {
+    let (stage, _) = stage("compile_nice", PATIENT);
+    let long = stage.file("long.wasm", bomb(140_000, 16));
+    let host = stage.start_falkirk(&["run"]);
+    stage.blue.sql("INSERT INTO item (id, note) VALUES (0, 'first')");
+    until("it streams", SOON, || stage.green.count("item") == 1);
+    let (stop, committed) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for id in 1.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                stage.blue.sql(&format!("INSERT INTO item (id, note) VALUES ({id}, 'x')"));
+                committed.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let _ends = Ends(&stop);
+        let rate = || {
+            let (from, began) = (committed.load(Ordering::Relaxed), Instant::now());
+            std::thread::sleep(Duration::from_secs(3));
+            (committed.load(Ordering::Relaxed) - from) as f64 / began.elapsed().as_secs_f64()
+        };
+        let before = rate();
+        let asked = stage.start_falkirk(&["swap", &long.to_string_lossy()]);
+        let mut compiler = Vec::new();
+        until("it compiles", SOON, || {
+            compiler = compilers(host.pid());
+            !compiler.is_empty()
+        });
+        until("it gives way", SOON, || nice(&compiler[0]) > 0);
+        assert!(nice(&host.pid().to_string()) < nice(&compiler[0]), "the host itself does not");
+        let beside = rate();
+        assert_eq!(compilers(host.pid()), compiler, "it compiled all the time");
+        println!("{before:.0} transactions/s before, {beside:.0} beside the compiler: {:.2}", beside / before);
+        assert!(beside > before / 2.0, "{before:.0} transactions/s before, {beside:.0} beside the compiler");
+        let pid = compiler[0].parse().expect("a number");
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
+        asked.wait(SOON).expect(1).says("COMPILE_MEMORY");
+    });
+    host.terminate().expect(143);
+    stage.falkirk(&["clean"]).expect(0);
+}
+
 /// Told to end while it compiles something that takes longer than anybody waits.
 fn ends_at_once(host: Running) {
     let mut compiler = Vec::new();

@@ -7,7 +7,8 @@
 //!
 //! What the compiler does with a file that was made to hurt it is no concern of the engine's authors, so it is ours: a
 //! process of its own is killed at its limits while the running link goes on, and takes nothing with it that it could
-//! tell: no environment, no connection. It leaves a core to the link where there are two.
+//! tell: no environment, no connection. It leaves a core to the link where there are two, and gives way to whoever else
+//! wants the others.
 
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -33,6 +34,8 @@ pub const NOT_A_COMPONENT: u8 = 65;
 
 /// The most code that one artifact may become. It stays in the host's memory.
 const CODE_LIMIT_BYTES: u64 = 256 << 20;
+/// How much less than anybody else's the compiler's turn counts, as `nice` has it.
+const GIVES_WAY: i32 = 10;
 /// The most that is read of what the compiler has to say.
 const WORDS_LIMIT_BYTES: u64 = 4 * 1024;
 
@@ -222,6 +225,8 @@ pub fn compile_for_parent(memory_mib: u32, time_s: u32) -> Result<(), String> {
 fn bind(memory_mib: u32, time_s: u32) -> std::io::Result<()> {
     #[cfg(target_os = "linux")]
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+    // L10: where it is not allowed to give way, it compiles all the same.
+    let _ = rustix::process::nice(GIVES_WAY);
     let cpu_s = u64::from(time_s) * u64::from(cores()) + 1;
     for (resource, most) in [
         (Resource::RLIMIT_DATA, u64::from(memory_mib) << 20),

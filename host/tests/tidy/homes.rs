@@ -21,6 +21,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["pg", "source"]),
     ("hmac", &["transform"]),
     ("nix", &["cluster", "build", "supervisor", "transform"]),
+    ("rustix", &["transform"]),
 ];
 
 /// Names away from home.
