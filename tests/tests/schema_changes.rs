@@ -317,3 +317,20 @@ fn row_60_a_deadlock_that_the_link_loses_is_retried() {
     host.terminate().expect(143);
     stage.falkirk(&["clean"]).expect(0);
 }
+
+/// Without a rule only the target's own table says that a table is carried.
+#[test]
+fn l3_a_table_that_the_target_has_lost_is_never_left_out_without_a_word() {
+    let stage = running("target_lost");
+    stage.green.sql("ALTER TABLE t RENAME TO kept");
+    stage.blue.sql("INSERT INTO t VALUES (3, 'c', 3); INSERT INTO other VALUES (1)");
+    for command in [&["check"][..], &["run", "--until", "caught-up"]] {
+        stage.falkirk(command).expect(1).says("NO_SUCH_TABLE").says("public.t").says("outputs: []");
+    }
+    assert_eq!(stage.green.count("other"), 0, "nothing was written");
+    stage.green.sql("ALTER TABLE kept RENAME TO t");
+    follow(&stage);
+    stage.assert_same("SELECT * FROM t", "SELECT * FROM t");
+    stage.assert_same("SELECT * FROM other", "SELECT * FROM other");
+    stage.falkirk(&["clean"]).expect(0);
+}

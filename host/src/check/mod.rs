@@ -17,7 +17,7 @@ use crate::pg::catalog;
 use crate::pg::facts::{self, ServerFacts};
 use crate::pg::session::Session;
 use crate::plan::Plan;
-use crate::plan::bind::Binding;
+use crate::plan::bind::{Binding, NO_TARGET};
 use crate::problem::{Blame, Problem};
 use crate::transform::Artifact;
 
@@ -165,6 +165,19 @@ fn names(started_with: Option<&[(TableName, Shape)]>, given: &Given<'_>) -> Vec<
     started_with.unwrap_or_else(|| given.settings.include.clone())
 }
 
+/// L3: a table that the link has carried so far is never left out without a word, only because nothing stands for it.
+fn left_behind<'a>(given: &'a Given<'_>, plan: &'a Plan) -> impl Iterator<Item = Problem> + 'a {
+    let is_lost = |name: &TableName| plan.left_out.iter().any(|(table, why)| table == name && why == NO_TARGET);
+    let known = given.started_with.unwrap_or_default().iter().map(|(name, _)| name);
+    known.filter(move |name| is_lost(name)).map(|name| {
+        let what = "the link carries the table so far, and now no rule names it and the target has no table of its name";
+        Problem::refuse(Blame::Target, "NO_SUCH_TABLE", what).table(name).remedy(
+            "give the target its table, or bring a revision with a rule for it; one with `outputs: []` says that its rows stand \
+             for nothing",
+        )
+    })
+}
+
 /// The plan of what fits, and whether that is everything.
 fn bind_plan(given: &Given<'_>, findings: &mut Findings) -> (Arc<Plan>, bool) {
     let settings = given.settings;
@@ -194,6 +207,7 @@ fn bind_plan(given: &Given<'_>, findings: &mut Findings) -> (Arc<Plan>, bool) {
                 .remedy("check the addresses, the role's rights, and [tables]; tables without a rule need a table of the same name in the target"),
         );
     }
+    problems.extend(left_behind(given, &plan));
     let is_whole = problems.is_empty();
     findings.problems.extend(problems);
     (Arc::new(plan), is_whole)

@@ -85,6 +85,9 @@ fn by_name(plan: &Plan, catalog: &Catalog) -> HashMap<TableName, usize> {
     names
 }
 
+/// Why a table is left out that nothing says a word of.
+pub const NO_TARGET: &str = "no rule names it and the target has no table of its name";
+
 struct Binder<'a> {
     given: &'a Binding<'a>,
     problems: Vec<Problem>,
@@ -215,7 +218,7 @@ impl<'a> Binder<'a> {
             return None;
         }
         if rule.is_none() && !given.target.tables.contains_key(&table.name) {
-            return Some("no rule names it and the target has no table of its name".into());
+            return Some(NO_TARGET.into());
         }
         rule.is_some_and(|rule| rule.outputs.is_empty()).then(|| "its rule says that its rows stand for nothing".into())
     }
