@@ -582,12 +582,18 @@ async fn shapes_problems_and_phases_are_kept() {
     checkpoint::record_problem(client, shop, link, &problem).await.unwrap();
     let second = checkpoint::Entry { artifact: "sha256:bb".into(), outcome, ..refused };
     let changed = vec![(other.clone(), columns.clone())];
-    checkpoint::record_exchange(client, shop, link, (Lsn(6), &second), &changed).await.unwrap();
+    checkpoint::record_exchange(client, shop, link, (Lsn(6), &second), (&changed, None)).await.unwrap();
     let newest = checkpoint::newest_revision(client, shop, link).await.unwrap().unwrap();
     assert_eq!((newest.artifact.as_str(), newest.was_swapped_in), ("sha256:bb", true));
     assert!(checkpoint::last_problem(client, shop, link).await.unwrap().is_none());
     let kept = checkpoint::load_shapes(client, shop, link).await.unwrap();
     assert!(kept.len() == 2 && kept.iter().all(|(_, shape)| *shape == columns), "{kept:?}");
+    // Of a table that is called something else only the new name is kept.
+    let named = vec![(TableName::new("app", "named anew"), none)];
+    checkpoint::record_exchange(client, shop, link, (Lsn(7), &second), (&named, Some(&other))).await.unwrap();
+    let kept = checkpoint::load_shapes(client, shop, link).await.unwrap();
+    let names: std::collections::BTreeSet<String> = kept.iter().map(|(name, _)| name.to_string()).collect();
+    assert!(names.len() == 2 && names.contains(&table.to_string()) && !names.contains(&other.to_string()), "{names:?}");
     let epoch = basin.identity.epoch;
     checkpoint::set_phase(client, shop, link, epoch, checkpoint::Phase::Copying).await.unwrap();
     assert_eq!(checkpoint::load(client, shop, link).await.unwrap().unwrap().phase, checkpoint::Phase::Copying);

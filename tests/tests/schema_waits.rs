@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use falkirk_tests::{SOON, Stage, Waiting, swap_component, until};
+use falkirk_tests::{SOON, Side, Stage, Waiting, swap_component, until};
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, a text, b int); CREATE TABLE other (id int PRIMARY KEY);";
 
@@ -242,5 +242,102 @@ fn l12_a_revision_that_was_loaded_before_takes_over_exactly_where_the_columns_ch
     let outcomes = stage.green.admin("SELECT outcome FROM falkirk.history WHERE outcome = 'took over'");
     assert_eq!(outcomes.len(), 1, "{outcomes:?}");
     host.terminate().expect(143).says("took over where the columns changed");
+    stage.falkirk(&["clean"]).expect(0);
+}
+
+/// Writes to a table under the name that it has: `names` are the one of before and the one of after. Every number once.
+fn load_of(stage: &Stage, names: [&str; 2], columns: &str, stop: &AtomicBool) {
+    let url = stage.blue.application_url();
+    for number in 10.. {
+        let into = |name: &str| {
+            let sql = format!(
+                "BEGIN; INSERT INTO {name} {columns} VALUES ({number}, 'load'); INSERT INTO other VALUES ({number});
+                 UPDATE {name} SET {} = 'load {number}' WHERE id = {number} / 2 + 5; COMMIT",
+                if columns.contains("note") { "note" } else { "a" }
+            );
+            Side::run(&url, &sql).is_ok()
+        };
+        if !into(names[0]) {
+            assert!(into(names[1]), "the table is there under one of its names");
+        }
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+}
+
+#[test]
+fn l12_a_table_that_was_renamed_makes_a_link_alone_wait_until_it_is_bound_under_its_new_name_and_nothing_is_lost() {
+    let waiting = Waiting::one_way("waits_new_name", [TABLE, TABLE], "");
+    let stage = &waiting.stage;
+    stage.blue.sql("INSERT INTO t VALUES (1, 'a', 1), (2, 'b', 2)");
+    let mut host = waiting.start();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let ends = Ends(&stop);
+        scope.spawn(|| load_of(stage, ["t", "tt"], "(id, a)", &stop));
+        until("the load arrives", SOON, || stage.green.count("other") > 20);
+        let rename = "ALTER TABLE t RENAME TO tt";
+        stage.blue.sql(rename);
+        waiting.waits(&mut host, "public.t is now called public.tt");
+        let there = stage.green.count("other");
+        assert!(stage.green.count("t") == there + 2, "everything before is applied");
+        // Green knows no such table yet.
+        stage.falkirk(&["swap", "--again"]).expect(1).says("public.tt");
+        until("the load goes on", SOON, || stage.blue.count("other") > there + 20);
+        assert_eq!(stage.green.count("other"), there, "nothing behind it is applied");
+        stage.green.sql(rename);
+        stage.falkirk(&["swap", "--again"]).expect(0);
+        until("it goes on", SOON, || stage.green.count("other") > there + 20);
+        drop(ends);
+    });
+    let both = ["SELECT * FROM tt", "SELECT * FROM other"];
+    until("everything arrives", SOON, || both.iter().all(|all| stage.same(all, all)));
+    let shapes = || stage.green.admin("SELECT source_table FROM falkirk.shape ORDER BY 1");
+    assert_eq!(shapes(), [["public.other"], ["public.tt"]], "the old name is forgotten");
+    // A start knows it by its new name, and takes another table of the old one for another.
+    host.terminate().expect(143);
+    stage.blue.sql(
+        "UPDATE tt SET a = 'after' WHERE id = 1; DELETE FROM tt WHERE id = 2; INSERT INTO tt VALUES (5, 'new', 5)",
+    );
+    stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
+    both.iter().for_each(|all| stage.assert_same(all, all));
+    assert!(waiting.get("/ready").is_empty());
+    stage.falkirk(&["verify"]).expect(0);
+    stage.falkirk(&["clean"]).expect(0);
+}
+
+#[test]
+fn l12_a_table_that_was_moved_to_another_schema_is_followed_by_a_revision_that_was_kept_for_it_under_load() {
+    let stage = Stage::one_way("waits_new_schema");
+    let moved = r#"{ "falkirk": 1, "name": "swap", "from": "1", "to": "2", "forward": [
+        { "table": "moved.item", "columns": ["note"], "outputs": [ { "table": "item",
+            "copied": { "id": "id", "note": "note" }, "computed": [ { "from": ["note"], "to": ["by"] } ] } ] } ], "backward": [] }"#;
+    let [first, second]: [PathBuf; 2] =
+        [swap_component(&stage, 1, "ok", None), swap_component(&stage, 2, "ok", Some(moved))];
+    let other = "CREATE TABLE other (id int PRIMARY KEY);";
+    let schemas = [format!("CREATE SCHEMA moved; {BLUE} {other}"), format!("{GREEN} {other}")];
+    let waiting = Waiting::new(stage, "forward", [&schemas[0], &schemas[1]], &Stage::transforms(Some(&first)));
+    let stage = &waiting.stage;
+    let mut host = waiting.start();
+    let file = second.to_string_lossy().into_owned();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let ends = Ends(&stop);
+        scope.spawn(|| load_of(stage, ["item", "moved.item"], "(id, note)", &stop));
+        until("the load arrives", SOON, || stage.green.count("other") > 20);
+        stage.falkirk(&["swap", "--when-fits", &file]).expect(1).says("moved.item");
+        stage.blue.sql("ALTER TABLE item SET SCHEMA moved");
+        until("the other one takes over", SOON, || stage.green.count("(SELECT FROM item WHERE by = '0002')") > 20);
+        drop(ends);
+    });
+    let (blue, green) = ("SELECT id, note FROM moved.item", "SELECT id, note FROM item");
+    until("everything arrives", SOON, || stage.same(blue, green));
+    let taken = stage.green.admin("SELECT FROM falkirk.history WHERE outcome = 'took over'");
+    assert_eq!(taken.len(), 1);
+    assert!(host.is_running() && waiting.get("/ready").contains(" 200 "));
+    host.terminate().expect(143).says("took over where the columns changed");
+    // A start with the first one finds no such table, and writes nothing.
+    stage.falkirk(&["run", "--until", "caught-up"]).expect(1).says("public.item");
     stage.falkirk(&["clean"]).expect(0);
 }

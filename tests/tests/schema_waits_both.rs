@@ -317,3 +317,21 @@ fn l8_a_start_with_groups_that_notes_do_not_know_is_refused_while_both_sides_wri
     assert_eq!(stage.green.value("SELECT more FROM item"), "of blue");
     stage.falkirk(&["clean"]).expect(0);
 }
+
+/// What both links have noted of its rows is noted under its name: another name would hide what was changed on both sides.
+#[test]
+fn l12_l8_a_table_that_gets_another_name_while_two_links_run_stops_the_host_and_says_what_is_left_to_do() {
+    for (name, direction) in [("both_renamed", "both"), ("watch_renamed_table", "forward")] {
+        let waiting = Waiting::two_way(name, direction, [TABLE, TABLE], "");
+        let stage = &waiting.stage;
+        let host = waiting.start();
+        stage.blue.sql("INSERT INTO t VALUES (1, 'a', 1)");
+        until("the row arrives", SOON, || stage.green.count("t") == 1);
+        stage.blue.sql("ALTER TABLE t RENAME TO tt; INSERT INTO tt VALUES (2, 'b', 2)");
+        let stopped = host.wait(SOON).expect(3).says("SCHEMA_CHANGED").says("public.t is now called public.tt");
+        stopped.says("position ").says("falkirk clean").says("rollback = \"none\"");
+        assert_eq!(stage.green.count("t"), 1);
+        stage.falkirk(&["run", "--until", "caught-up"]).expect(1).says("public.t").says("next:");
+        stage.falkirk(&["clean"]).expect(0);
+    }
+}

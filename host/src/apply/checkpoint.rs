@@ -344,23 +344,27 @@ pub async fn record_revision(client: &Client, migration: &str, link: Link, from:
     Ok(())
 }
 
+/// The shape of a table that is no more called so.
+const FORGET: &str = "DELETE FROM falkirk.shape WHERE migration = $1 AND link = $2 AND source_table = $10";
+
 /// All that is recorded when another revision takes over in a running link: the note, the shapes that are others from
-/// here on, and that there is no problem any more. One statement, because nothing is written meanwhile.
+/// here on, the name that a table has no more, and that there is no problem any more. One statement, because nothing is
+/// written meanwhile.
 pub async fn record_exchange(
     client: &Client,
     migration: &str,
     link: Link,
     (from, entry): (Lsn, &Entry),
-    shapes: &Shapes,
+    (shapes, renamed): (&Shapes, Option<&TableName>),
 ) -> Outcome<()> {
-    let statement = format!("WITH mended AS ({CLEAR}), shapes AS ({}) {NOTE}", keep_shapes(8));
+    let statement = format!("WITH mended AS ({CLEAR}), forgotten AS ({FORGET}), shapes AS ({}) {NOTE}", keep_shapes(8));
     let Entry { artifact, step, outcome, reason } = entry;
     let (names, columns) = as_arrays(shapes);
-    let position = PgLsn::from(from.0);
+    let (position, renamed) = (PgLsn::from(from.0), renamed.map(ToString::to_string));
     client
         .execute(
             &statement,
-            &[&migration, &link.name(), artifact, &position, step, &outcome.name(), reason, &names, &columns],
+            &[&migration, &link.name(), artifact, &position, step, &outcome.name(), reason, &names, &columns, &renamed],
         )
         .await
         .map_err(|error| fault::refused(&error))?;

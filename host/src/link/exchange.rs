@@ -162,7 +162,7 @@ impl Open<'_> {
         let mut warnings = Vec::new();
         let parts = self.fits_what_is_there(&now, &plan, findings.back.as_deref(), &mut warnings).await?;
         let uses_added = misfit.as_ref().map(|misfit| added(&now.plan, &plan, misfit)).unwrap_or_default();
-        let stands_in = misfit.as_ref().map(|misfit| stands_in(&plan, &misfit.table)).unwrap_or_default();
+        let stands_in = misfit.as_ref().map(|misfit| stands_in(&plan, misfit.name())).unwrap_or_default();
         if let (Some(misfit), false) = (&misfit, uses_added.is_empty()) {
             warnings.push(format!(
                 "{}: rows from before {} was added hold what each database gave them; compare with `falkirk verify`",
@@ -184,7 +184,9 @@ impl Open<'_> {
         let (known, shapes) = (setup::written(&known), plan.sources.iter().filter_map(shape).collect());
         let shapes = setup::written(&shapes).into_iter().filter(|shape| !known.contains(shape)).collect();
         let mut revised = self.revised(artifact, plan, (findings.back, parts), shapes).await.map_err(one)?;
-        revised.left_out = misfit.map(|misfit| (misfit.table, left_out));
+        revised.rewrite.renamed =
+            misfit.as_ref().filter(|misfit| misfit.renamed.is_some()).map(|misfit| misfit.table.clone());
+        revised.left_out = misfit.map(|misfit| (misfit.name().clone(), left_out));
         let beside = (!now.plan.is_keyed() && !revised.plan.is_keyed()).then(|| {
             let guest = self.context.running.artifact();
             // Only for comparing: one instance is enough, and memory is settled without it.
@@ -226,7 +228,7 @@ impl Open<'_> {
             }
             let superfluous = |problem: &Problem| {
                 let misfit = misfit.filter(|_| settings.ignores_added_columns)?;
-                let column = problem.at_column().filter(|_| problem.at_table() == Some(&misfit.table))?;
+                let column = problem.at_column().filter(|_| problem.at_table() == Some(misfit.name()))?;
                 let is_left_out = left_out.iter().any(|other| other == column);
                 (came_later(running, misfit, column) && !is_left_out).then(|| column.to_owned())
             };
@@ -266,7 +268,8 @@ impl Open<'_> {
             _ => None,
         };
         let lists = self.context.pair.is_some() && plan.targets.iter().any(|target| target.acts);
-        let rewrite = Rewrite { plan: plan.clone(), artifact: digest, label, lists, ruled, shapes, entry };
+        let rewrite =
+            Rewrite { plan: plan.clone(), artifact: digest, label, lists, ruled, shapes, renamed: None, entry };
         Ok(Revised { plan, lifting, notebook, trial, left_out: None, rewrite })
     }
 
@@ -370,13 +373,15 @@ fn reshape(known: &mut setup::Known, misfit: &Misfit, left_out: &[String], now: 
         .table(&misfit.table)
         .remedy("start over with `falkirk clean` and `falkirk run`")
     };
-    let known = known.iter_mut().find(|(name, _)| *name == misfit.table);
+    let is_taken = misfit.renamed.as_ref().is_some_and(|now| known.iter().any(|(name, _)| name == now));
+    let known = known.iter_mut().find(|(name, _)| *name == misfit.table && !is_taken);
     let mut relation = Relation::clone(&misfit.relation);
     relation.columns.retain(|column| !left_out.contains(&column.name));
-    let shape = |earlier: &Shape| now.tables.get(&misfit.table)?.shape_at(&relation, earlier);
+    let shape = |earlier: &Shape| now.tables.get(misfit.name())?.shape_at(&relation, earlier);
     match known {
-        Some((_, earlier)) => {
+        Some((name, earlier)) => {
             *earlier = shape(earlier).ok_or_else(again)?;
+            name.clone_from(misfit.name());
             Ok(())
         }
         None => Err(again()),
@@ -389,10 +394,15 @@ fn came_later(running: &Plan, misfit: &Misfit, column: &str) -> bool {
         && misfit.relation.columns.iter().any(|described| described.name == column)
 }
 
+/// Where the table stands in the running plan, and where in the one that is to take over.
+fn ends(running: &Plan, plan: &Plan, misfit: &Misfit) -> Option<(usize, usize)> {
+    let find = |plan: &Plan, name: &TableName| plan.sources.iter().position(|source| source.name == *name);
+    Some((find(running, &misfit.table)?, find(plan, misfit.name())?))
+}
+
 /// Columns whose type is another one now, and that `plan` uses.
 fn rewritten(running: &Plan, plan: &Plan, misfit: &Misfit) -> Vec<String> {
-    let find = |plan: &Plan| plan.sources.iter().position(|source| source.name == misfit.table);
-    let (Some(before), Some(after)) = (find(running), find(plan)) else { return Vec::new() };
+    let Some((before, after)) = ends(running, plan, misfit) else { return Vec::new() };
     let kind = |column: &SourceColumn| (column.type_oid, column.type_modifier);
     let retyped = |column: &SourceColumn| {
         let known = running.sources[before].columns.iter().find(|known| known.name == column.name);
@@ -414,8 +424,7 @@ fn stands_in(plan: &Plan, table: &TableName) -> Vec<TableName> {
 
 /// Columns that the table has now, that the running plan does not know and that `plan` uses.
 fn added(running: &Plan, plan: &Plan, misfit: &Misfit) -> Vec<String> {
-    let find = |plan: &Plan| plan.sources.iter().position(|source| source.name == misfit.table);
-    let (Some(before), Some(after)) = (find(running), find(plan)) else { return Vec::new() };
+    let Some((before, after)) = ends(running, plan, misfit) else { return Vec::new() };
     let known = |name: &str| running.sources[before].columns.iter().any(|column| column.name == name);
     let columns = plan.sources[after].columns.iter().enumerate();
     columns

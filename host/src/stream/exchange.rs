@@ -62,6 +62,8 @@ pub struct Rewrite {
     pub ruled: Option<Ruled>,
     /// The shapes of the source's tables that are others from here on.
     pub shapes: Shapes,
+    /// A source table that is called something else from here on.
+    pub renamed: Option<TableName>,
     /// What the history says of it.
     pub entry: Entry,
 }
@@ -258,10 +260,11 @@ impl Target<'_> {
     /// The writer's part of an exchange: between two transactions, recorded before the first row of the new revision.
     /// Returns how long nothing could be written because of it.
     pub(super) async fn exchange(&mut self, writer: &mut Writer<'_>, rewrite: Rewrite) -> Outcome<Duration> {
-        let Rewrite { plan, artifact, label, lists, ruled, shapes, entry } = rewrite;
+        let Rewrite { plan, artifact, label, lists, ruled, shapes, renamed, entry } = rewrite;
         let (client, identity) = (writer.client(), writer.identity().clone());
         let note = (writer.durable(), &entry);
-        checkpoint::record_exchange(client, &identity.migration, identity.link, note, &shapes).await?;
+        checkpoint::record_exchange(client, &identity.migration, identity.link, note, (&shapes, renamed.as_ref()))
+            .await?;
         writer.set_artifact(artifact);
         writer.set_plan(plan.clone());
         writer.lists = lists;

@@ -28,13 +28,15 @@ pub enum Bound {
     LeftOut,
 }
 
-/// A table whose columns are not those that the link's plan was made for.
+/// A table whose columns, or whose name, are not those that the link's plan was made for.
 #[derive(Clone, Debug)]
 pub struct Misfit {
     /// The table as the stream describes it now; a partition under its own name.
     pub relation: Arc<Relation>,
     /// The table of the plan.
     pub table: TableName,
+    /// Its name where it has got another one, or another schema.
+    pub renamed: Option<TableName>,
     /// Nothing but new columns.
     pub only_added: bool,
     /// Columns of the table that are left out already.
@@ -44,6 +46,11 @@ pub struct Misfit {
 }
 
 impl Misfit {
+    /// What the table is called now.
+    pub fn name(&self) -> &TableName {
+        self.renamed.as_ref().unwrap_or(&self.table)
+    }
+
     /// The same, with the revision that was made for other columns.
     pub fn under(self, artifact: Option<&str>) -> Misfit {
         match artifact {
@@ -91,10 +98,23 @@ impl Relations {
         self.left_out_columns.get(&known.name).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether a description is of a table of the plan whose columns have changed.
+    /// Whether a description is of a table of the plan whose columns have changed, or which is called something else now.
     pub fn misfit(&self, plan: &Plan, relation: &Arc<Relation>) -> Option<Misfit> {
-        if plan.oids.get(&relation.oid).is_some_and(|old| *old != relation.name) {
-            return None;
+        if let Some(old) = plan.oids.get(&relation.oid).filter(|old| **old != relation.name) {
+            // A partition is found again under its new name by the next start.
+            let known = plan.sources.iter().find(|source| source.name == *old)?;
+            let problem = renamed(plan, relation, old).remedy(
+                "swap in a revision that knows the table by its new name: `falkirk swap FILE`, or `falkirk swap --again` where tables \
+                 are copied as they are; or start over with `falkirk clean` and `falkirk run`",
+            );
+            return Some(Misfit {
+                relation: relation.clone(),
+                table: known.name.clone(),
+                renamed: Some(relation.name.clone()),
+                only_added: false,
+                left_out: self.left_out_of(known).to_vec(),
+                problem,
+            });
         }
         let known = &plan.sources[*plan.by_name.get(&relation.name)?];
         let left_out = self.left_out_of(known).to_vec();
@@ -104,7 +124,8 @@ impl Relations {
         }
         let only_added = difference.iter().all(|(_, what)| what == ADDED);
         let problem = changed(known, &difference);
-        Some(Misfit { relation: relation.clone(), table: known.name.clone(), only_added, left_out, problem })
+        let (relation, table) = (relation.clone(), known.name.clone());
+        Some(Misfit { relation, table, renamed: None, only_added, left_out, problem })
     }
 
     /// What a relation is, as it was described last.
@@ -206,7 +227,10 @@ fn renamed(plan: &Plan, relation: &Relation, old: &TableName) -> Problem {
     let what = format!("the table {old} is now called {}; everything before is applied", relation.name);
     let problem = Problem::stop(Blame::Source, "SCHEMA_CHANGED", what).table(old);
     match known {
-        true => problem.remedy("give it its old name again, or start over with `falkirk clean` and `falkirk run`"),
+        true => problem.remedy(
+            "start over with `falkirk clean` and `falkirk run`: what was changed under the new name says so for ever; a running host \
+             with [admin] and one link only (rollback = \"none\") waits for a revision that knows the new name",
+        ),
         false => problem.remedy("start the host again"),
     }
 }
