@@ -1,7 +1,7 @@
 //! The cart example: a customer's lines become a cart of their own, and back. Keys that one side has and the other does
 //! not, a row that several rows imply, a column that another table's rows set, and pairs that the application binds.
 
-use falkirk_tests::{SOON, Stage, cart_component, cart_schemas, until};
+use falkirk_tests::{SOON, Stage, cart_component, cart_schemas, free_port, until};
 
 const PRODUCTS: &str = "INSERT INTO product (id, title) VALUES (1, 'boat'), (2, 'oar'), (3, 'rope')";
 
@@ -103,6 +103,35 @@ fn counter_example_5_several_lines_of_one_new_customer_in_one_batch_share_one_ca
     assert_eq!(new_lines(&stage), ["(1,51,2)", "(2,50,3)", "(3,50,4)"]);
     assert_eq!(stage.green.count("cart"), 2);
     assert_ne!(cart_of(&stage, 50), cart_of(&stage, 51));
+    stage.falkirk(&["clean"]).expect(0);
+}
+
+/// What a row stands for would have to be looked up, and a key that is missing would be made: no trial writes.
+#[test]
+fn a_trial_of_rules_with_key_maps_is_refused_by_name_makes_no_key_and_the_running_revision_goes_on() {
+    let stage = stage("cart_trial", "forward");
+    let path = stage.folder().join("falkirk.toml");
+    let text = std::fs::read_to_string(&path).expect("it was written");
+    std::fs::write(path, format!("{text}\n[admin]\nlisten = \"127.0.0.1:{}\"\n", free_port())).expect("a file");
+    stage.blue.sql(PRODUCTS);
+    stage.blue.sql("INSERT INTO customer (id, name) VALUES (41, 'Ann'); INSERT INTO cart_line VALUES (1, 41, 1)");
+    let host = stage.start_falkirk(&["run"]);
+    until("it streams", SOON, || stage.falkirk(&["status"]).out.contains("streaming"));
+    until("the cart is there", SOON, || stage.green.count("cart") == 1);
+    // The same code under another digest: an empty section with a name.
+    let mut other = std::fs::read(cart_component()).expect("it is there");
+    other.extend([0, 2, 1, b'x']);
+    let other = stage.file("other.wasm", other).to_string_lossy().into_owned();
+    let refused = stage.falkirk(&["swap", &other, "--shadow", "1"]).expect(1);
+    refused.says("NOT_SUPPORTED").says("maps or related rows").says("without --shadow");
+    stage.blue.sql("INSERT INTO cart_line VALUES (2, 41, 2)");
+    until("the line arrives", SOON, || new_lines(&stage) == ["(1,41,1)", "(2,41,2)"]);
+    assert_eq!(stage.green.count("cart"), 1);
+    // It is the trial that is refused, and not the revision.
+    stage.falkirk(&["swap", &other]).expect(0).says("other.wasm");
+    stage.blue.sql("INSERT INTO cart_line VALUES (3, 41, 3)");
+    until("the line arrives", SOON, || new_lines(&stage).len() == 3);
+    host.terminate().expect(143);
     stage.falkirk(&["clean"]).expect(0);
 }
 

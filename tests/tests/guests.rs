@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use falkirk_tests::{Finished, SOON, Stage, until};
+use falkirk_tests::{Finished, SOON, Stage, free_port, swap_component, until};
 
 const BLUE: &str = "
     CREATE TABLE t (id bigint PRIMARY KEY, note text); ALTER TABLE t REPLICA IDENTITY FULL;
@@ -230,5 +230,93 @@ fn l11_an_artifact_that_is_refused_at_a_restart_writes_nothing_and_the_next_one_
     use_artifact(&stage, 1);
     stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
     assert_eq!(stage.green.count("t"), 1);
+    stage.falkirk(&["clean"]).expect(0);
+}
+
+/// The most memory that a process has held, in MiB.
+fn peak_mib(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("it has memory");
+    line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).expect("a number") / 1_024
+}
+
+/// As a runtime does that collects nothing: 2 MiB stay behind at every call, of 32 that it may have.
+#[test]
+fn l10_a_guest_that_leaks_makes_room_for_a_fresh_one_for_as_long_as_it_runs_and_no_row_hears_of_it() {
+    let stage = Stage::one_way("guests_leak");
+    stage.schemas(
+        "CREATE TABLE item (id bigint PRIMARY KEY, note text NOT NULL, back text); ALTER TABLE item REPLICA IDENTITY FULL",
+        "CREATE TABLE item (id bigint PRIMARY KEY, note text NOT NULL, by text)",
+    );
+    let leaks = swap_component(&stage, 7, "le", None);
+    let limits = "[limits]\nmemory_mib = 32\nbatch_time_ms = 2000\ninstances = 1\ndeterminism_share = 0.0\n";
+    stage.config("forward", &(Stage::transforms(Some(&leaks)) + limits));
+    stage.blue.sql("INSERT INTO item SELECT n, 'old' FROM generate_series(1, 9) n");
+    let host = stage.start_falkirk(&["run"]);
+    until("it streams", SOON, || stage.green.count("item") == 9);
+    const CALLS: u64 = 300;
+    // A transaction that has arrived before the next one is made is a call of its own.
+    for number in 1..=CALLS {
+        stage.blue.sql(&format!("UPDATE item SET note = 'note {number}' WHERE id = {}", number % 9 + 1));
+        let arrived = format!("SELECT note FROM item WHERE id = {}", number % 9 + 1);
+        until("it arrives", SOON, || stage.green.value(&arrived) == format!("note {number}"));
+    }
+    let peak = peak_mib(host.pid());
+    println!("{CALLS} calls that left 2 MiB each: the host held {peak} MiB at most");
+    assert!(peak < 32 + 64, "the host held {peak} MiB");
+    assert_eq!(stage.green.count("(SELECT FROM item WHERE by = '0007')"), 9);
+    // It goes before it is full: a call that fails for want of memory would be made again.
+    host.terminate().expect(143).keeps_quiet_about("a fresh instance answered").keeps_quiet_about("MEMORY_LIMIT");
+    stage.falkirk(&["clean"]).expect(0);
+}
+
+/// `tests/guests-wasi`, as cargo makes it without the command.
+fn talking() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("guests-wasi");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests-wasi");
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["build", "--quiet", "--release", "--target", "wasm32-wasip2"]).current_dir(&folder);
+    let built = command.env("CARGO_TARGET_DIR", &target).status();
+    assert!(built.is_ok_and(|status| status.success()), "`make setup` adds the target wasm32-wasip2");
+    target.join("wasm32-wasip2/release/falkirk_test_guests_wasi.wasm")
+}
+
+#[test]
+fn l10_row_31_what_a_transform_writes_reaches_the_host_s_log_in_bounds_with_artifact_table_and_position() {
+    let stage = Stage::one_way("guests_voice");
+    let table = "CREATE TABLE t (id bigint PRIMARY KEY, note text); ALTER TABLE t REPLICA IDENTITY FULL";
+    stage.schemas(table, table);
+    let port = free_port();
+    let limits = format!("[limits]\nbatch_time_ms = 5000\n[admin]\nlisten = \"127.0.0.1:{port}\"\n");
+    stage.config("forward", &(Stage::transforms(Some(&talking())) + &limits));
+    let host = stage.start_falkirk(&["run"]);
+    stage.blue.sql("INSERT INTO t VALUES (1, 'fine')");
+    until("it streams", SOON, || stage.green.count("t") == 1);
+    stage.blue.sql("INSERT INTO t VALUES (2, 'say')");
+    until("it arrives", SOON, || stage.green.count("t") == 2);
+    let line = |log: &str, part: &str| log.lines().find(|line| line.contains(part)).map(str::to_owned);
+    let said = line(&host.err(), "a word with").expect("the word is in the log");
+    assert!(said.contains("stdout: a word with \\u{1b}[31mcolour\\u{1b}[0m and a return\\r"), "{said}");
+    for part in ["falkirk_test_guests_wasi.wasm@sha256:", "table=\"public.t\"", "position=0/"] {
+        assert!(said.contains(part), "{part} is not in: {said}");
+    }
+    assert!(line(&host.err(), "stderr: without an end").is_some());
+    stage.blue.sql("INSERT INTO t VALUES (3, 'flood')");
+    until("it arrives", SOON, || stage.green.count("t") == 3);
+    assert_eq!(host.err().matches("stdout: line ").count(), 100, "a flood is cut");
+    let rest = line(&host.err(), "the last of what was left out").expect("what was left out is said");
+    assert!(rest.contains("dropped=4900") && rest.contains("line 4999"), "{rest}");
+    stage.blue.sql("INSERT INTO t VALUES (4, 'panic')");
+    let ended = host.wait(SOON).expect(3).says("TRANSFORM_TRAP").says("public.t").says("position ");
+    assert_eq!(
+        ended.err.matches("stderr: this is \\u{1b}[31mwhy").count(),
+        1,
+        "once, however often the row is looked for"
+    );
+    assert!(!ended.err.contains('\u{1b}'), "nothing of a terminal's is passed on");
+    let longest = ended.err.lines().map(str::len).max().unwrap_or_default();
+    assert!(longest < 1_600, "a line of {longest} bytes");
+    let stopped = ended.err.split_once("TRANSFORM_TRAP").map(|(_, behind)| behind.to_owned()).unwrap_or_default();
+    assert!(!stopped.contains("why"), "the message stays out of the problem: {stopped}");
     stage.falkirk(&["clean"]).expect(0);
 }

@@ -5,7 +5,7 @@
 //! `component.wat`, all of it; and `expected`: how it ends, the code, and words that the message holds. Rows that need
 //! more than a component, or another running link, stand elsewhere: 16 in `bad_inputs.rs`; 17 to 19 also there; 20 in
 //! `compile.rs`, and 33 (storms of swaps); a call after a trap in `host/tests/transform.rs`; 31 and 34 in
-//! `host/tests/transform/wasi.rs`; 32 (a file that is replaced while it is read) in `swap.rs` and `swap_load.rs`; guests in
+//! `host/tests/transform/wasi.rs`, and 31 in `guests.rs`; 32 (a file that is replaced while it is read) in `swap.rs` and `swap_load.rs`; guests in
 //! Rust, with a panic message and a backtrace, with what the link does before and afterwards, in `guests.rs`.
 
 use std::fs;

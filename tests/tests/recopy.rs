@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use falkirk_tests::{
     Finished, Running, SOON, Side, Stage, component_with_manifest, faulty_shop_component, free_port, shop_component,
-    shop_schemas, until,
+    shop_schemas, swap_component, until,
 };
 use serde_json::Value;
 
@@ -298,6 +298,59 @@ fn a_recopy_backward_mends_blue_from_green() {
     assert_eq!(stage.blue.rows("SELECT name, email FROM customer WHERE id = 7"), [["Ann Smith", "c7"]]);
     let after = (stage.blue.lines(untouched), stage.green.lines("SELECT id, xmin, ctid FROM customer"));
     assert_eq!(before, after, "nothing else was written, on either side");
+    stage.falkirk(&["clean"]).expect(0);
+}
+
+/// The backward link alone signs `back`: each of its revisions writes another number there.
+#[test]
+fn l6_a_recopy_backward_mends_what_a_faulty_revision_wrote_to_blue_and_only_lists_what_differs_otherwise() {
+    let stage = Stage::new("recopy_back_faulty");
+    let table = |own: &str| {
+        format!(
+            "CREATE TABLE item (id bigint PRIMARY KEY, note text NOT NULL, {own} text); ALTER TABLE item REPLICA IDENTITY FULL"
+        )
+    };
+    stage.schemas(&table("back"), &table("by"));
+    let port = free_port();
+    let faulty = swap_component(&stage, 1, "ok", None);
+    let admin = format!("conflict = \"green_wins\"\n[admin]\nlisten = \"127.0.0.1:{port}\"\n");
+    stage.config("both", &(Stage::transforms(Some(&faulty)) + &admin));
+    stage.blue.sql("INSERT INTO item SELECT n, 'old' FROM generate_series(1, 20) n");
+    follow(&stage);
+    let running = streams(&stage);
+    stage.green.sql("UPDATE item SET note = 'of green' WHERE id <= 10");
+    until("blue has it", SOON, || stage.blue.count("(SELECT FROM item WHERE back = '0001')") == 10);
+    stage.falkirk(&["swap", &swap_component(&stage, 2, "ok", None).to_string_lossy()]).expect(0);
+    stage.green.sql("UPDATE item SET note = 'of green' WHERE id IN (11, 12)");
+    until("blue has it", SOON, || stage.blue.count("(SELECT FROM item WHERE back = '0002')") == 2);
+    // Blue's own corrections, of a row that the faulty revision wrote and of one that the good one wrote.
+    stage.blue.sql("UPDATE item SET back = 'own' WHERE id IN (3, 12)");
+    let expected = |forced: bool| -> Vec<String> {
+        let back = |id: u32| match id {
+            _ if forced => "0002",
+            3 | 12 => "own",
+            1..=11 => "0002",
+            _ => "",
+        };
+        (1..=20).map(|id| format!("({id},{})", back(id))).collect()
+    };
+    let backs = || stage.blue.rows("SELECT id, coalesce(back, '') FROM item ORDER BY id");
+    let said = || -> Vec<String> { backs().iter().map(|row| format!("({},{})", row[0], row[1])).collect() };
+    let untouched = "SELECT id, xmin, ctid FROM item WHERE id IN (3, 11, 12) OR id > 12";
+    let before = (stage.blue.lines(untouched), stage.green.lines("SELECT id, xmin, ctid FROM item"));
+    // The host knows the revision that it ran before. Nine of ten rows are mended; what else differs is listed.
+    let answer = stage.falkirk(&["recopy", "--json", "--backward"]).expect(1).json();
+    let item = &answer["tables"]["public.item"];
+    assert_eq!((&item["rows_patched"], &answer["rows_written"]), (&9.into(), &9.into()), "{answer}");
+    assert_eq!(answer["rows_rest"], 10, "{answer}");
+    assert!(item["rest"].as_array().is_some_and(|rest| rest.iter().all(|row| row[1][0] == "back")), "{answer}");
+    assert_eq!(said(), expected(false));
+    let after = (stage.blue.lines(untouched), stage.green.lines("SELECT id, xmin, ctid FROM item"));
+    assert_eq!(before, after, "nothing else was written, on either side");
+    let forced = stage.falkirk(&["recopy", "--json", "--backward", "--force"]).expect(0).json();
+    assert_eq!((&forced["rows_written"], &forced["rows_rest"]), (&10.into(), &10.into()), "{forced}");
+    assert_eq!(said(), expected(true));
+    running.terminate().expect(143);
     stage.falkirk(&["clean"]).expect(0);
 }
 

@@ -66,6 +66,33 @@ fn l11_where_changes_are_decided_a_revision_with_other_groups_is_refused_and_one
 }
 
 #[test]
+fn l11_a_revision_with_three_faults_is_refused_with_all_three_by_check_and_by_the_running_host_at_once() {
+    let (stage, host) = running("swap_faults", "both", "conflict = \"green_wins\"", "");
+    // Forward: a source column and an output's column that are not there; backward: a table that is not there.
+    let text = rules("\"nothing\"", "").replace(
+        "\"more\": \"more\" }, \"computed\": [ { \"from\": [\"nothing\"",
+        "\"less\": \"more\" }, \"computed\": [ { \"from\": [\"nothing\"",
+    );
+    let text = text.replacen("\"backward\": [ { \"table\": \"item\"", "\"backward\": [ { \"table\": \"nowhere\"", 1);
+    let faulty = swap_component(&stage, 2, "ok", Some(&text));
+    let named = |said: Finished| {
+        let said = said.expect(1).says("nothing").says("less").says("nowhere");
+        let problems = said.out.matches("\"code\":\"NO_SUCH_").count();
+        assert_eq!(problems, 3, "{}", said.out);
+        said
+    };
+    let said = named(stage.falkirk(&["swap", "--json", &faulty.to_string_lossy()]));
+    said.says("NO_SUCH_COLUMN").says("NO_SUCH_TABLE").says("revision_2_ok.wasm@sha256:");
+    goes_on(&stage, 1);
+    host.terminate().expect(143);
+    let config = std::fs::read_to_string(stage.folder().join("falkirk.toml")).expect("it is there");
+    stage.file("falkirk.toml", config.replace("revision_1_ok", "revision_2_ok"));
+    named(stage.falkirk(&["check", "--json"]));
+    stage.file("falkirk.toml", config);
+    stage.falkirk(&["clean"]).expect(0);
+}
+
+#[test]
 fn l11_a_link_that_decides_nothing_takes_no_revision_for_which_it_would_have_to() {
     let policies = "[tables]\nconflict = { \"public.extra\" = \"green_wins\" }";
     let (stage, host) = running("swap_winners", "forward", "rollback = \"watch\"\nconflict = \"blue_wins\"", policies);

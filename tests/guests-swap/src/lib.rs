@@ -53,6 +53,9 @@ impl Guest for Signing {
 /// Signs a row; one manner fails at every row, one only where the note says so.
 fn sign(row: &InputRow) -> Result<Vec<OutputRow>, Rejection> {
     let (number, manner) = mark();
+    if manner == "le" {
+        std::mem::forget(black_box(vec![1_u8; 2 << 20]));
+    }
     let note = match row.values.first() {
         Some(Value::Text(note)) => note.as_str(),
         _ => "",
