@@ -68,6 +68,33 @@ fn a_v1_line_finds_or_creates_the_cart_of_its_customer() {
 }
 
 #[test]
+fn counter_example_5_a_cart_that_a_v2_pod_has_deleted_is_there_again_with_the_next_line_of_its_customer() {
+    for direction in ["forward", "both"] {
+        let stage = stage(&format!("cart_deleted_{direction}"), direction);
+        stage.blue.sql(PRODUCTS);
+        stage.blue.sql(
+            "INSERT INTO customer (id, name) VALUES (41, 'Ann'), (42, 'Bob'); INSERT INTO cart_line VALUES (1, 41, 1), (1, 42, 5)",
+        );
+        follow(&stage);
+        let first = cart_of(&stage, 41);
+        blue(&stage, "DELETE FROM cart_line WHERE customer_id = 41");
+        assert_eq!(cart_of(&stage, 41), first, "a line that goes takes no cart with it");
+        green(
+            &stage,
+            &format!("UPDATE customer SET cart_id = NULL WHERE id = 41; DELETE FROM cart WHERE id = {first}"),
+        );
+        assert_eq!(stage.green.count("cart"), 1, "nothing of blue's has changed");
+        blue(&stage, "INSERT INTO cart_line VALUES (2, 41, 7)");
+        assert_eq!(new_lines(&stage), ["(1,42,5)", "(2,41,7)"]);
+        assert_eq!((old_lines(&stage), stage.green.count("cart")), (new_lines(&stage), 2));
+        // Only with the backward link on it is known that the pair was let go of.
+        assert_eq!(cart_of(&stage, 41) == first, direction == "forward");
+        stage.falkirk(&["verify"]).expect(0);
+        stage.falkirk(&["clean"]).expect(0);
+    }
+}
+
+#[test]
 fn counter_example_7_a_cart_that_a_v2_pod_has_created_for_the_customer_is_found_and_not_doubled() {
     let stage = stage("cart_found", "forward");
     stage.blue.sql(PRODUCTS);
