@@ -6,6 +6,7 @@
 
 mod command;
 mod component;
+pub mod journal;
 pub mod ledger;
 mod open;
 mod recipe;
@@ -22,7 +23,7 @@ pub use component::{
 };
 pub use open::{Open, lose_a_deadlock};
 pub use recipe::run_recipe;
-pub use side::Side;
+pub use side::{HeldBack, Side};
 pub use wait::{free_port, until};
 pub use waiting::Waiting;
 

@@ -5,6 +5,8 @@ use std::future::Future;
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use falkirk::cluster::Cluster;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
@@ -142,6 +144,14 @@ impl Side {
         self.administrate(&self.database, sql)
     }
 
+    /// Keeps the server from sending its log to Falkirk, until what this gives back is dropped.
+    pub fn hold_back_log(&self) -> HeldBack {
+        let senders = self.admin(&format!("SELECT pid FROM pg_stat_replication WHERE usename = '{}'", self.role()));
+        let held = HeldBack(senders.iter().filter_map(|row| row[0].parse().ok()).map(Pid::from_raw).collect());
+        held.signal(Signal::SIGSTOP);
+        held
+    }
+
     #[track_caller]
     fn administrate(&self, database: &str, sql: &str) -> Vec<Vec<String>> {
         // In two steps: a lock that is held while asking would keep the test from stopping the server meanwhile.
@@ -163,6 +173,24 @@ impl Side {
                 None => Err("not connected".to_owned()),
             }
         })
+    }
+}
+
+/// Server processes that stand still.
+pub struct HeldBack(Vec<Pid>);
+
+impl HeldBack {
+    fn signal(&self, signal: Signal) {
+        for pid in &self.0 {
+            // One that has ended meanwhile sends nothing either.
+            let _ = kill(*pid, signal);
+        }
+    }
+}
+
+impl Drop for HeldBack {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGCONT);
     }
 }
 
