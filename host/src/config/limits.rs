@@ -1,10 +1,12 @@
 //! What each transform instance may take, and all of them together.
 
+use std::ops::RangeInclusive;
+
 use serde::Deserialize;
 
 use super::written::{invalid, small_range};
 use crate::problem::{Blame, Outcome, Problem};
-use crate::transform::{Limits, OnNondeterminism, cores};
+use crate::transform::{Limits, OnNondeterminism, cores, limits};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -34,10 +36,14 @@ impl Default for WrittenLimits {
 impl WrittenLimits {
     /// Limits for so many links at once.
     pub(super) fn settle(&self, links: u64) -> Outcome<Limits> {
-        let memory_mib = small_range("limits.memory_mib", self.memory_mib, 16, 1_024)?;
+        let within = |name: &str, value: i64, range: RangeInclusive<u32>| {
+            small_range(&format!("limits.{name}"), value, *range.start(), *range.end())
+        };
+        // With less hardly any language's runtime starts.
+        let memory_mib = within("memory_mib", self.memory_mib, 16..=*limits::MEMORY_MIB.end())?;
         let container_mib = container_mib();
         let instances = match self.instances {
-            Some(instances) => small_range("limits.instances", instances, 1, 64)?,
+            Some(instances) => within("instances", instances, limits::INSTANCES_AT_ONCE)?,
             // As many as there are cores, and no more than the container holds.
             None => (2..=cores())
                 .rev()
@@ -53,8 +59,8 @@ impl WrittenLimits {
         }
         Ok(Limits {
             memory_mib,
-            batch_time_ms: small_range("limits.batch_time_ms", self.batch_time_ms, 10, 60_000)?,
-            output_mib: small_range("limits.output_mib", self.output_mib, 1, 1_024)?,
+            batch_time_ms: within("batch_time_ms", self.batch_time_ms, limits::BATCH_TIME_MS)?,
+            output_mib: within("output_mib", self.output_mib, limits::OUTPUT_MIB)?,
             instances,
             determinism_share: self.determinism_share,
             on_nondeterminism: self.on_nondeterminism,

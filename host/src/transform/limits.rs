@@ -2,6 +2,8 @@
 //!
 //! The memory limit is a sum: a limit per memory is none at all for a component that has sixty of them.
 
+use std::ops::RangeInclusive;
+
 use wasmtime::ResourceLimiter;
 
 use super::engine::TICK;
@@ -19,6 +21,15 @@ const TABLES: usize = 16;
 const TABLE_ELEMENTS: usize = 20_000;
 /// Handles of component resources alive at once.
 pub(super) const HANDLES: usize = 1_000;
+
+/// What `Limits::memory_mib` may be, and so on; the configuration asks for no more.
+pub const MEMORY_MIB: RangeInclusive<u32> = 1..=1_024;
+/// A call that takes longer than a minute holds the link up for longer than anybody waits.
+pub const BATCH_TIME_MS: RangeInclusive<u32> = 10..=60_000;
+/// What one call may answer.
+pub const OUTPUT_MIB: RangeInclusive<u32> = 1..=1_024;
+/// Instances at once.
+pub const INSTANCES_AT_ONCE: RangeInclusive<u32> = 1..=64;
 
 /// The limits of one instance, as configured.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Deserialize)]
@@ -65,10 +76,10 @@ impl Limits {
     /// The limits, if each is in its range.
     pub fn checked(self) -> Outcome<Self> {
         let ranges = [
-            ("limits.memory_mib", self.memory_mib, 1..=4096),
-            ("limits.batch_time_ms", self.batch_time_ms, 10..=600_000),
-            ("limits.output_mib", self.output_mib, 1..=1024),
-            ("limits.instances", self.instances, 1..=64),
+            ("limits.memory_mib", self.memory_mib, MEMORY_MIB),
+            ("limits.batch_time_ms", self.batch_time_ms, BATCH_TIME_MS),
+            ("limits.output_mib", self.output_mib, OUTPUT_MIB),
+            ("limits.instances", self.instances, INSTANCES_AT_ONCE),
         ];
         for (setting, value, range) in ranges {
             if !range.contains(&value) {
@@ -190,7 +201,9 @@ mod tests {
         assert!(Limits::default().checked().is_ok());
         for limits in [
             Limits { memory_mib: 0, ..Limits::default() },
+            Limits { memory_mib: 1_025, ..Limits::default() },
             Limits { batch_time_ms: 9, ..Limits::default() },
+            Limits { batch_time_ms: 60_001, ..Limits::default() },
             Limits { output_mib: 1025, ..Limits::default() },
             Limits { instances: 0, ..Limits::default() },
             Limits { determinism_share: f64::NAN, ..Limits::default() },

@@ -15,7 +15,7 @@ mod compile;
 mod engine;
 mod guest;
 mod instance;
-mod limits;
+pub mod limits;
 mod room;
 mod rows;
 mod sample;
