@@ -222,6 +222,33 @@ fn l8_a_column_that_lost_is_taken_alone_whatever_became_of_the_rest_of_its_recor
     end(&stage);
 }
 
+const ACCOUNTS: [&str; 2] =
+    ["SELECT id, name, picture FROM account LEFT JOIN avatar USING (id)", "SELECT id, name, picture FROM account"];
+
+#[test]
+fn l8_columns_of_a_row_of_others_that_is_gone_are_taken_with_the_row_or_refused_by_name() {
+    let rows = "INSERT INTO account VALUES (1, 'a'); INSERT INTO avatar VALUES (1, 'p')";
+    let gone = "DELETE FROM account";
+    let alone = stage("records_avatar", "green_wins", rows);
+    alone.blue.sql("UPDATE avatar SET picture = 'x'");
+    alone.green.sql(gone);
+    follow(&alone).expect(0);
+    let id = id_of(&alone, "update public.account");
+    resolve(&alone, &id, "blue").expect(1).says("RECORD_UNKNOWN").says("public.account");
+    assert_eq!((alone.green.count("account"), decided(&alone).len()), (0, 1));
+    end(&alone);
+    let both = stage("records_account", "green_wins", rows);
+    both.blue.sql("BEGIN; UPDATE avatar SET picture = 'x'; UPDATE account SET name = 'n'; COMMIT");
+    both.green.sql(gone);
+    follow(&both).expect(0);
+    assert_eq!(decided(&both), ["update public.account", "update public.account"]);
+    resolve(&both, &listed(&both, "decided")[0][0], "blue").expect(0);
+    follow(&both).expect(0);
+    both.assert_same(ACCOUNTS[0], ACCOUNTS[1]);
+    assert_eq!((both.blue.lines(ACCOUNTS[0]), decided(&both).len()), (vec!["(1,n,x)".to_owned()], 0));
+    end(&both);
+}
+
 #[test]
 fn l8_the_same_holds_where_blue_has_the_two_tables_and_wins() {
     let stage = stage("records_blue", "blue_wins", "INSERT INTO mail VALUES (1, 'a')");

@@ -128,9 +128,13 @@ impl Deed<'_> {
     /// The records of one change of a row, this one among them, if that change is taken or left as a whole.
     pub(super) async fn of_one_change(&self) -> Outcome<Vec<Record>> {
         let own = self.record;
+        // Of one row of the other side, or of several that stand for one here.
+        let row = quote_text(&format!("[{{\"digest\": \"{}\"}}]", own.digest));
         let same = match &own.source_digest {
-            Some(digest) => format!("ltrim(c.j ->> 'source_digest', '\\x') = {}", quote_text(digest)),
-            None => "false".to_owned(),
+            Some(digest) => {
+                format!("(ltrim(c.j ->> 'source_digest', '\\x') = {} OR c.j -> 'record' @> {row})", quote_text(digest))
+            }
+            None => format!("c.j -> 'record' @> {row}"),
         };
         let select = format!(
             "{} WHERE {} AND c.state = 'decided' AND c.j ->> 'record' IS NOT NULL \

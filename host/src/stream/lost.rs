@@ -4,15 +4,16 @@
 use crate::apply::writer::{Lost, LostFrom, LostRow};
 use crate::change::Datum;
 use crate::delta::decide::{self, Claim, Conflict, key_of};
-use crate::delta::{ANY_OWNER, Effect, Key, Whole};
+use crate::delta::{ANY_OWNER, Effect, Key};
 use crate::marker::row_digest;
-use crate::plan::{Plan, Target};
+use crate::plan::{Columns, Plan, Target};
 
 use super::decided::{Deciding, digest};
 
-/// What a change makes of a row.
+/// What a transaction makes of a row.
+#[derive(Clone)]
 enum Becomes {
-    Row(Whole),
+    Row(serde_json::Map<String, serde_json::Value>),
     Gone,
 }
 
@@ -20,7 +21,7 @@ impl Deciding {
     /// `claims`: of the batch in which the change lost.
     pub(super) fn lost(&self, plan: &Plan, claims: &[Claim], conflict: &Conflict) -> Lost {
         let target = &plan.targets[conflict.target];
-        let values = values_of(target, &conflict.columns, &conflict.values);
+        let values = serde_json::Value::Object(values_of(target, &conflict.columns, &conflict.values));
         Lost {
             target: conflict.target,
             key: conflict.key.clone(),
@@ -39,25 +40,26 @@ impl Deciding {
         }
     }
 
-    /// The rows of which one is to stand for the record. A transaction counts as a whole: its last word on each.
+    /// The rows of which one is to stand for the record. A transaction counts as a whole. A row by itself needs none,
+    /// unless others than its owner write columns of it: they do not know the rest.
     fn record_of(&self, plan: &Plan, claims: &[Claim], conflict: &Conflict) -> Vec<LostRow> {
         let records = self.ruled.parts.records();
-        if records.get(conflict.target).is_none_or(Option::is_none) {
+        let of_change = || claims.iter().filter(|claim| claim.at == conflict.at);
+        let by_others =
+            |claim: &Claim| claim.operation.target == conflict.target && claim.operation.owner_before == ANY_OWNER;
+        if records.get(conflict.target).is_none_or(Option::is_none) && !of_change().any(by_others) {
             return Vec::new();
         }
-        let of_change = || claims.iter().filter(|claim| claim.at == conflict.at);
         let row = |(target, key): (usize, Key)| {
             let about = of_change().filter(|claim| claim.operation.target == target);
-            let becomes = about.rev().find_map(|claim| becomes(claim, &plan.targets[target], &key));
+            let becomes = about.fold(None, |before, claim| becomes(before, claim, &plan.targets[target], &key));
             let mut told = serde_json::json!({
                 "table": plan.targets[target].name,
                 "digest": format!("{:032x}", digest(plan, target, &key)),
-                "detail": records[target].as_ref().is_some_and(|record| record.is_detail),
+                "detail": records.get(target).and_then(Option::as_ref).is_some_and(|record| record.is_detail),
             });
             match becomes {
-                Some(Becomes::Row((columns, values))) => {
-                    told["lost"] = values_of(&plan.targets[target], &columns, &values);
-                }
+                Some(Becomes::Row(row)) => told["lost"] = serde_json::Value::Object(row),
                 Some(Becomes::Gone) => told["lost"] = serde_json::Value::Null,
                 None => {}
             }
@@ -87,23 +89,39 @@ impl Deciding {
     }
 }
 
-/// What a claim says about a row of its target; `None` if nothing.
-fn becomes(claim: &Claim, target: &Target, key: &Key) -> Option<Becomes> {
-    let whole = || claim.whole.clone().map(Becomes::Row);
-    match &claim.operation.effect {
-        Effect::Insert { columns, values } if key_of(target, columns, values) == *key => {
-            Some(Becomes::Row((columns.clone(), values.clone())))
+/// What becomes of a row with one more claim of its transaction; `None` while nobody has said it.
+fn becomes(before: Option<Becomes>, claim: &Claim, target: &Target, key: &Key) -> Option<Becomes> {
+    let own = |(columns, values): (&Columns, &[Datum])| {
+        let mut row = values_of(target, columns, values);
+        // What others have written of it before.
+        if let Some(Becomes::Row(before)) = &before {
+            before.iter().for_each(|(name, value)| {
+                row.entry(name.clone()).or_insert_with(|| value.clone());
+            });
         }
-        Effect::Patch { key: own, .. } if own == key && claim.operation.owner_before != ANY_OWNER => whole(),
-        Effect::Rekey { to, .. } if to == key => whole(),
+        Some(Becomes::Row(row))
+    };
+    let whole = || claim.whole.as_ref().and_then(|(columns, values)| own((columns, values)));
+    let by_others = claim.operation.owner_before == ANY_OWNER;
+    match &claim.operation.effect {
+        Effect::Insert { columns, values } if key_of(target, columns, values) == *key => own((columns, values)),
+        Effect::Patch { key: own, columns, values } | Effect::Clear { key: own, columns, values }
+            if own == key && by_others =>
+        {
+            let Some(Becomes::Row(mut row)) = before else { return before };
+            row.extend(values_of(target, columns, values));
+            Some(Becomes::Row(row))
+        }
+        Effect::Patch { key: own, .. } if own == key => whole().or(before),
+        Effect::Rekey { to, .. } if to == key => whole().or(before),
         Effect::Rekey { from: own, .. } | Effect::Delete { key: own } | Effect::Absent { key: own } if own == key => {
             Some(Becomes::Gone)
         }
-        _ => None,
+        _ => before,
     }
 }
 
-fn values_of(target: &Target, columns: &[u16], values: &[Datum]) -> serde_json::Value {
+fn values_of(target: &Target, columns: &[u16], values: &[Datum]) -> serde_json::Map<String, serde_json::Value> {
     let named = columns.iter().zip(values).map(|(column, value)| {
         let value = match value {
             Datum::Text(text) => serde_json::Value::String(String::from_utf8_lossy(text).into_owned()),
@@ -111,5 +129,5 @@ fn values_of(target: &Target, columns: &[u16], values: &[Datum]) -> serde_json::
         };
         (target.columns[usize::from(*column)].name.clone(), value)
     });
-    serde_json::Value::Object(named.collect())
+    named.collect()
 }
