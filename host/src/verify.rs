@@ -7,10 +7,11 @@
 //! ```
 //!
 //! It only reads. Columns that no rule writes are complement: they are left out and counted. Rows that a soft delete
-//! keeps have no source row any more; they are counted and are no difference; so are rows that agree only backward
-//! (`either`). No row value leaves this flow: keys are shown as hashes unless values are asked for.
+//! keeps have no source row any more; they are counted and are no difference; so is what `excused` finds. No row value
+//! leaves this flow: keys are shown as hashes unless values are asked for.
 
 pub mod either;
+mod excused;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -34,11 +35,12 @@ use crate::stream::keyed::Keyed;
 use crate::transform::{Artifact, Guest, Limits};
 
 use either::Differing;
+use excused::Excusing;
 
 /// How many expected rows the target is asked about at once.
 const COMPARE_ROWS: usize = 5_000;
-/// How many differing rows are asked about backward; whoever has more has another problem.
-const DIFFERING_MOST: usize = 100_000;
+/// How many rows that are not as expected are looked at again; whoever has more has another problem.
+const WRONG_MOST: usize = 100_000;
 /// How many rows the guest gets at once: from 100 to 1,000 the cost of a row is flat.
 const GUEST_ROWS: usize = 1_000;
 
@@ -109,6 +111,10 @@ pub struct TableVerdict {
     pub rows_kept: u64,
     /// Rows with other values than expected of which the rules backward make the source row that is there: corrections.
     pub rows_corrected: u64,
+    /// Rows that nothing in the source stands for, and of which the rules backward make nothing: the side's own.
+    pub rows_own: u64,
+    /// Rows that wait in open conflicts, whatever they hold.
+    pub rows_waiting: u64,
     /// Columns that no rule writes: not compared.
     pub complement_columns: Vec<String>,
     /// Some of the differing rows.
@@ -139,6 +145,11 @@ impl Verdict {
     pub fn rows_wrong(&self) -> u64 {
         self.tables.iter().map(TableVerdict::rows_wrong).sum()
     }
+
+    /// Rows of all tables that wait in open conflicts.
+    pub fn rows_waiting(&self) -> u64 {
+        self.tables.iter().map(|table| table.rows_waiting).sum()
+    }
 }
 
 /// Compares the sides through an artifact; without one every table is compared as it is. With the plan of the way back, a
@@ -152,18 +163,15 @@ pub async fn verify_through(
 ) -> Outcome<Verdict> {
     let mut answers = asking(plan, &artifact, link);
     let keyed = Keyed::connect_to_read((ends.source, ends.target), plan, migration, link).await?;
-    let (mut verdict, differing) = compare_sides(ends, plan, &mut answers, (options, keyed)).await?;
-    let Some(back) = back.filter(|_| !differing.is_empty()) else { return Ok(verdict) };
-    let mut answers = asking(back, &artifact, link.other());
-    // The verdict leaves out what the link keeps for itself, which stands behind all others.
-    let agree = either::agreeing(ends, &plan.targets, back, &mut answers, &differing).await?;
-    for (row, _) in differing.iter().zip(agree).filter(|(_, agrees)| *agrees) {
-        let name = &plan.targets[row.target].name;
-        let Some(table) = verdict.tables.iter_mut().find(|table| table.table == *name) else { continue };
-        table.rows_differ -= 1;
-        table.rows_corrected += 1;
-        let key = shown_key(options, name, &row.key);
-        table.sample.retain(|difference| difference.kind != Kind::Differs || difference.key != key);
+    let (mut verdict, wrong) = compare_sides(ends, plan, &mut answers, (options, keyed)).await?;
+    if wrong.is_empty() {
+        return Ok(verdict);
+    }
+    let waiting = excused::waiting(ends, migration, link).await?;
+    let mut excusing = Excusing { verdict: &mut verdict, targets: &plan.targets, options };
+    let wrong = excusing.waiting(&waiting, wrong);
+    if let Some(back) = back {
+        excusing.backward(ends, back, (migration, link.other()), &artifact, wrong).await?;
     }
     Ok(verdict)
 }
@@ -191,7 +199,7 @@ async fn compare_sides(
     plan: &Plan,
     answers: &mut Answers<'_>,
     (options, keyed): (Options, Option<Keyed>),
-) -> Outcome<(Verdict, Vec<Differing>)> {
+) -> Outcome<(Verdict, Vec<(Kind, Differing)>)> {
     let reader = Session::connect_blaming(ends.source, Blame::Source, "verify").await?;
     let holder = Session::connect_blaming(ends.source, Blame::Source, "verify").await?;
     let other = Session::connect_blaming(ends.target, Blame::Target, "verify").await?;
@@ -211,10 +219,10 @@ async fn compare_sides(
         run.find_surplus(index).await?;
     }
     let verdict = Verdict { tables: shown(plan, run.verdict.tables) };
-    let differing = run.differing;
+    let wrong = run.wrong;
     source.leave().await?;
     target.leave().await?;
-    Ok((verdict, differing))
+    Ok((verdict, wrong))
 }
 
 /// Rows of one target table over one set of columns, and whether they are patches of rows that others own.
@@ -229,7 +237,7 @@ struct Run<'r> {
     keyed: Option<Keyed>,
     expected: HashMap<Bucket, Vec<Box<[Datum]>>>,
     verdict: Verdict,
-    differing: Vec<Differing>,
+    wrong: Vec<(Kind, Differing)>,
 }
 
 impl<'r> Run<'r> {
@@ -244,7 +252,7 @@ impl<'r> Run<'r> {
             keyed: None,
             expected: HashMap::new(),
             verdict: Verdict { tables },
-            differing: Vec::new(),
+            wrong: Vec::new(),
         })
     }
 
@@ -397,8 +405,8 @@ impl<'r> Run<'r> {
 
     fn note(&mut self, index: usize, kind: Kind, key: &[String], differ: &[u16]) {
         let target = &self.plan.targets[index];
-        if kind == Kind::Differs && !differ.is_empty() && self.differing.len() < DIFFERING_MOST {
-            self.differing.push(Differing { target: index, key: key.to_vec(), columns: differ.to_vec() });
+        if self.wrong.len() < WRONG_MOST {
+            self.wrong.push((kind, Differing { target: index, key: key.to_vec(), columns: differ.to_vec() }));
         }
         let verdict = &mut self.verdict.tables[index];
         match kind {
@@ -436,6 +444,8 @@ fn empty(plan: &Plan, index: usize) -> TableVerdict {
         rows_surplus: 0,
         rows_kept: 0,
         rows_corrected: 0,
+        rows_own: 0,
+        rows_waiting: 0,
         complement_columns: target.columns.iter().enumerate().filter_map(complement).collect(),
         sample: Vec::new(),
     }

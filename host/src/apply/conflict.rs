@@ -130,6 +130,28 @@ pub async fn kept_for(client: &Client, migration: &str, link: Link) -> Outcome<V
     Ok(rows.iter().filter_map(|row| digest(row.get(0))).collect())
 }
 
+/// A row that an open conflict is about.
+#[derive(Clone, Copy, Debug)]
+pub struct WaitingRow {
+    /// The row in the link's target, or another one that may stand for its record.
+    pub target: Option<RowDigest>,
+    /// The source row, as the other link knows it.
+    pub source: Option<RowDigest>,
+}
+
+/// The rows that open conflicts are about.
+pub async fn waiting(client: &Client, migration: &str, link: Link) -> Outcome<Vec<WaitingRow>> {
+    // Records that an older version has made know of no other rows.
+    let select = "SELECT key_digest, source_digest FROM falkirk.conflict AS c \
+         WHERE migration = $1 AND link = $2 AND state = 'open' \
+         UNION ALL SELECT decode(r ->> 'digest', 'hex'), NULL FROM falkirk.conflict AS c, \
+         jsonb_array_elements(coalesce(nullif(to_jsonb(c) -> 'record', 'null'), '[]')) AS r \
+         WHERE migration = $1 AND link = $2 AND state = 'open'";
+    let rows = client.query(select, &[&migration, &link.name()]).await.map_err(|error| fault::refused(&error))?;
+    let read = |row: &tokio_postgres::Row| WaitingRow { target: digest(row.get(0)), source: digest(row.get(1)) };
+    Ok(rows.iter().map(read).collect())
+}
+
 /// Erases keys and values of rows from records that have been decided or resolved for so many days: what is left says that
 /// there was a conflict in a row with that digest, and how it ended. How many records that were.
 pub async fn erase_values(client: &Client, migration: &str, link: Link, days: u32) -> Outcome<u64> {

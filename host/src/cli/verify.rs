@@ -74,14 +74,15 @@ impl Verify {
         if self.common.json {
             let answer = serde_json::json!({
                 "ok": verdict.rows_wrong() == 0, "rows_compared": verdict.rows_compared(),
-                "rows_wrong": verdict.rows_wrong(), "tables": verdict.tables,
+                "rows_wrong": verdict.rows_wrong(), "rows_waiting": verdict.rows_waiting(), "tables": verdict.tables,
             });
             println!("{answer}");
             return;
         }
         let numbers = |table: &verify::TableVerdict| {
             let rows = [table.rows_compared, table.rows_differ, table.rows_missing, table.rows_surplus];
-            rows.into_iter().chain([table.rows_kept, table.rows_corrected]).map(|rows| rows.to_string())
+            let others = [table.rows_kept, table.rows_corrected, table.rows_own, table.rows_waiting];
+            rows.into_iter().chain(others).map(|rows| rows.to_string())
         };
         let row = |table: &verify::TableVerdict| {
             let mut row = vec![table.table.to_string()];
@@ -89,12 +90,16 @@ impl Verify {
             row.push(table.complement_columns.join(", "));
             row
         };
-        let head = ["table", "compared", "differ", "missing", "surplus", "kept", "corrected", "complement"];
+        let head =
+            ["table", "compared", "differ", "missing", "surplus", "kept", "corrected", "own", "waiting", "complement"];
         table::print(&head, verdict.tables.iter().map(row).collect(), self.common.is_for_eyes());
         for table in &verdict.tables {
             for row in &table.sample {
                 println!("{} {} {:?}: {}", table.table, row.key, row.kind, row.columns.join(", "));
             }
+        }
+        if verdict.rows_waiting() > 0 {
+            println!("{} rows wait in open conflicts: falkirk conflicts list --state open", verdict.rows_waiting());
         }
     }
 }

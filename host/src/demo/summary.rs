@@ -58,6 +58,8 @@ impl Comparison {
             rows_surplus: 0,
             rows_kept: 0,
             rows_corrected: 0,
+            rows_own: 0,
+            rows_waiting: 0,
             complement_columns: vec!["loyalty_level".into()],
             sample: Vec::new(),
         };

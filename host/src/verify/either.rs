@@ -1,8 +1,8 @@
 //! The other half of agreement (counter-example 22): a row that is not what the rules make of its source row agrees all the
 //! same if the rules backward make that source row of it. A corrected split does: release 2 knows better, and release 1
-//! would be told what it holds already.
+//! would be told what it holds already. And a row that nothing in the source stands for agrees if they make nothing of it.
 //!
-//! Only rows that differ are asked about; corrections are few. What differs in a column from which the way back reads
+//! Only rows that are not as expected are asked about; they are few. What differs in a column from which the way back reads
 //! nothing stays a difference.
 
 use std::collections::BTreeSet;
@@ -10,13 +10,16 @@ use std::collections::BTreeSet;
 use super::{Answers, Ends, GUEST_ROWS};
 use crate::apply::compare::{Comparison, Finding};
 use crate::change::{Event, Image};
-use crate::delta::Effect;
 use crate::delta::lift::{self, Lifter};
+use crate::delta::{Effect, Operation};
+use crate::manifest::Write;
+use crate::marker::Link;
 use crate::names::{quote_names, quote_text};
 use crate::pg::session::Session;
 use crate::plan::{Filling, Output, Plan, Source, Target};
 use crate::problem::{Blame, Outcome};
 use crate::source::copy_out::{CopyOut, parse_rows};
+use crate::stream::keyed::Keyed;
 
 /// A row of a target with other values than expected.
 #[derive(Clone, Debug)]
@@ -29,27 +32,37 @@ pub struct Differing {
     pub columns: Vec<u16>,
 }
 
-/// Which of the rows agree backward. `ends` and `targets` are those of the comparison that found them, `back` is the plan
-/// of the other direction and `answers` asks its rules.
-pub(super) async fn agreeing(
+/// Which of the differing rows agree backward, and of which of the surplus ones the rules backward make nothing. `ends` and
+/// `targets` are those of the comparison that found them, `back` is the plan of the other direction and `answers` asks its
+/// rules.
+pub(super) async fn asked(
     ends: Ends<'_>,
     targets: &[Target],
-    back: &Plan,
+    (back, migration, link): (&Plan, &str, Link),
     answers: &mut Answers<'_>,
-    differing: &[Differing],
-) -> Outcome<Vec<bool>> {
+    (differing, surplus): (&[Differing], &[Differing]),
+) -> Outcome<(Vec<bool>, Vec<bool>)> {
     let reader = Session::connect_blaming(ends.target, Blame::Target, "verify").await?;
     let holder = Session::connect_blaming(ends.target, Blame::Target, "verify").await?;
     let other = Session::connect_blaming(ends.source, Blame::Source, "verify").await?;
+    // Without the way back there are no pairs and no mirrors on this side, and nobody can say what depends on them.
+    let has_schema = other.one("SELECT to_regclass('falkirk.mirror') IS NOT NULL").await?.flag(0)?;
+    let keyed = match has_schema {
+        true => Keyed::connect_to_read((ends.target, ends.source), back, migration, link).await?,
+        false => None,
+    };
     holder.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     let snapshot = holder.one("SELECT pg_export_snapshot()").await?.text(0)?;
     let rows = CopyOut::enter(reader.client(), &snapshot).await?;
     drop(holder);
     let held = Comparison::enter(other.client()).await?;
-    let agree = Asking::new(back, answers, (&rows, &held)).agreeing(targets, differing).await?;
+    let mut asking = Asking::new(back, answers, (&rows, &held));
+    asking.keyed = keyed;
+    let agree = asking.agreeing(targets, differing).await?;
+    let own = asking.standing_for_nothing(targets, surplus).await?;
     rows.leave().await?;
     held.leave().await?;
-    Ok(agree)
+    Ok((agree, own))
 }
 
 /// Asks the rules backward about rows of the target.
@@ -59,6 +72,7 @@ pub struct Asking<'a, 'b> {
     rows: &'a CopyOut<'a>,
     held: &'a Comparison<'a>,
     lifter: Lifter,
+    keyed: Option<Keyed>,
 }
 
 impl<'a, 'b> Asking<'a, 'b> {
@@ -68,74 +82,118 @@ impl<'a, 'b> Asking<'a, 'b> {
         answers: &'a mut Answers<'b>,
         (rows, held): (&'a CopyOut<'a>, &'a Comparison<'a>),
     ) -> Self {
-        Asking { back, answers, rows, held, lifter: Lifter::default() }
+        Asking { back, answers, rows, held, lifter: Lifter::default(), keyed: None }
     }
 
     /// Which of the rows agree backward. `targets` are those of the comparison that found them.
     pub async fn agreeing(&mut self, targets: &[Target], differing: &[Differing]) -> Outcome<Vec<bool>> {
         let mut agree = vec![false; differing.len()];
-        for (at, target) in targets.iter().enumerate() {
-            let of_target: Vec<usize> = (0..differing.len()).filter(|row| differing[*row].target == at).collect();
-            let Some(source) = self.back.sources.iter().position(|source| source.name == target.name) else { continue };
-            // What depends on more than itself would have to be extended first: it stays a difference.
-            if self.back.sources[source].depends.is_any() {
-                continue;
-            }
-            for part in of_target.chunks(GUEST_ROWS) {
-                let asked: Vec<&Differing> = part.iter().map(|row| &differing[*row]).collect();
-                let found = self.part(source, target, &asked).await?;
-                part.iter().zip(found).for_each(|(row, agrees)| agree[*row] = agrees);
+        for (source, target, rows) in self.parts(targets, differing) {
+            let asked: Vec<&Differing> = rows.iter().map(|row| &differing[*row]).collect();
+            for (at, operations) in self.lifted(source, target, &asked).await? {
+                agree[rows[at]] = self.agrees(source, target, asked[at], operations).await?;
             }
         }
         Ok(agree)
     }
 
-    async fn part(&mut self, index: usize, target: &Target, asked: &[&Differing]) -> Outcome<Vec<bool>> {
+    /// Of which surplus rows the rules backward make nothing.
+    async fn standing_for_nothing(&mut self, targets: &[Target], surplus: &[Differing]) -> Outcome<Vec<bool>> {
+        let mut own = vec![false; surplus.len()];
+        for (source, target, rows) in self.parts(targets, surplus) {
+            // A rule that makes nothing of any row says nothing of this one.
+            if self.back.sources[source].rule.outputs.iter().all(|output| output.write != Write::Own) {
+                continue;
+            }
+            let asked: Vec<&Differing> = rows.iter().map(|row| &surplus[*row]).collect();
+            for (at, operations) in self.lifted(source, target, &asked).await? {
+                own[rows[at]] = operations.is_empty();
+            }
+        }
+        Ok(own)
+    }
+
+    /// The rows, by their place in the list, in parts of one table, each with its source in the plan backward.
+    fn parts<'t>(&self, targets: &'t [Target], rows: &[Differing]) -> Vec<(usize, &'t Target, Vec<usize>)> {
+        let mut parts = Vec::new();
+        for (at, target) in targets.iter().enumerate() {
+            let of_target: Vec<usize> = (0..rows.len()).filter(|row| rows[*row].target == at).collect();
+            let Some(source) = self.back.sources.iter().position(|source| source.name == target.name) else { continue };
+            // What depends on other rows is only known from a mirror, which a link keeps that applies.
+            let depends = &self.back.sources[source].depends;
+            if !depends.related.is_empty() || (depends.extends() && self.keyed.is_none()) {
+                continue;
+            }
+            parts.extend(of_target.chunks(GUEST_ROWS).map(|part| (source, target, part.to_vec())));
+        }
+        parts
+    }
+
+    /// What the rules backward make of rows that are there: by place in `asked`.
+    async fn lifted(
+        &mut self,
+        index: usize,
+        target: &Target,
+        asked: &[&Differing],
+    ) -> Outcome<Vec<(usize, Vec<Operation>)>> {
         let source = &self.back.sources[index];
-        let images = self.read(source, target, asked).await?;
+        let mut images = self.read(source, target, asked).await?;
+        if let Some(keyed) = self.keyed.as_mut().filter(|_| source.depends.extends()) {
+            images = keyed.copied(index, images).await?.0;
+        }
         let needs_guest = source.rule.outputs.iter().any(Output::needs_guest);
         let answered = match needs_guest && !images.is_empty() {
             true => (self.answers)(index, &images.iter().collect::<Vec<_>>())?,
             false => Vec::new(),
         };
-        let mut agree = vec![false; asked.len()];
-        for (row, image) in images.iter().enumerate() {
+        let mut lifted = Vec::with_capacity(images.len());
+        for (row, image) in images.into_iter().enumerate() {
             let key: Option<Vec<String>> =
-                target.key.iter().map(|column| text(source, target, image, *column)).collect();
+                target.key.iter().map(|column| text(source, target, &image, *column)).collect();
             let Some(at) = asked.iter().position(|asked| Some(&asked.key) == key.as_ref()) else { continue };
-            let names = asked[at].columns.iter().map(|column| target.columns[usize::from(*column)].name.as_str());
-            let Some(differ) = positions(source, names) else { continue };
             let event = Event::Insert(image.clone());
             let answer = answered.get(row).filter(|_| lift::ask(source, &event).after);
             let mut operations = Vec::new();
             self.lifter
                 .lift(index, source, &self.back.targets, &event, (None, answer), &mut operations)
                 .map_err(|error| super::unliftable(source, error))?;
-            let mut told = BTreeSet::new();
-            let mut same = !operations.is_empty();
-            for operation in operations {
-                let Effect::Insert { columns, values } = operation.effect else {
-                    same = false;
-                    continue;
-                };
-                let finding = self.held.compare(&self.back.targets[operation.target], &columns, &[values]).await?;
-                let outputs = source.rule.outputs.iter().filter(|output| output.target == operation.target);
-                let follows: Vec<(u16, Vec<usize>)> = outputs.flat_map(follows).collect();
-                told.extend(
-                    follows.iter().flat_map(|(_, from)| from).copied().filter(|column| differ.contains(column)),
-                );
-                let concerned = |column: &u16| {
-                    follows.iter().any(|(to, from)| to == column && from.iter().any(|column| differ.contains(column)))
-                };
-                same &= match finding.first() {
-                    Some(Finding::Same(_)) => true,
-                    Some(Finding::Differs(_, columns)) => !columns.iter().any(concerned),
-                    Some(Finding::Missing) | None => false,
-                };
-            }
-            agree[at] = same && told == differ;
+            lifted.push((at, operations));
         }
-        Ok(agree)
+        Ok(lifted)
+    }
+
+    /// Whether the source holds what the rules backward make of a row, in all that follows from the columns that differ.
+    async fn agrees(
+        &mut self,
+        index: usize,
+        target: &Target,
+        asked: &Differing,
+        operations: Vec<Operation>,
+    ) -> Outcome<bool> {
+        let source = &self.back.sources[index];
+        let names = asked.columns.iter().map(|column| target.columns[usize::from(*column)].name.as_str());
+        let Some(differ) = positions(source, names) else { return Ok(false) };
+        let mut told = BTreeSet::new();
+        let mut same = !operations.is_empty();
+        for operation in operations {
+            let Effect::Insert { columns, values } = operation.effect else {
+                same = false;
+                continue;
+            };
+            let finding = self.held.compare(&self.back.targets[operation.target], &columns, &[values]).await?;
+            let outputs = source.rule.outputs.iter().filter(|output| output.target == operation.target);
+            let follows: Vec<(u16, Vec<usize>)> = outputs.flat_map(follows).collect();
+            told.extend(follows.iter().flat_map(|(_, from)| from).copied().filter(|column| differ.contains(column)));
+            let concerned = |column: &u16| {
+                follows.iter().any(|(to, from)| to == column && from.iter().any(|column| differ.contains(column)))
+            };
+            same &= match finding.first() {
+                Some(Finding::Same(_)) => true,
+                Some(Finding::Differs(_, columns)) => !columns.iter().any(concerned),
+                Some(Finding::Missing) | None => false,
+            };
+        }
+        Ok(same && told == differ)
     }
 
     async fn read(&mut self, source: &Source, target: &Target, asked: &[&Differing]) -> Outcome<Vec<Image>> {
