@@ -1,6 +1,8 @@
 //! A swap meets what is there already (L11): notes and decisions of the old revision, rows that wait for a unique value,
 //! what was tried for the way back, a trial that is under way. Each is refused by name, waits, or begins anew.
 
+mod in_text;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -270,6 +272,43 @@ fn l11_the_stall_of_an_exchange_holds_everything_until_the_new_revision_may_writ
     assert!(Duration::from_micros(stall_us) >= held, "{stall_us} us, and it stood for {held:?} at least");
     goes_on(&stage, 2);
     assert_eq!(shapes(), before, "what is known is not written again");
+    host.terminate().expect(143);
+    stage.falkirk(&["clean"]).expect(0);
+}
+
+/// Turns for a second or so before it can be asked anything, and signs every row `ok`.
+const SLOW: &str = "
+(func $start (local $turns i32)
+  (loop $more
+    (local.set $turns (i32.add (local.get $turns) (i32.const 1)))
+    (br_if $more (i32.lt_u (local.get $turns) (i32.const 1000000000)))))
+(start $start)
+(func $forward (param $table i32) (param $length i32) (param $rows i32) (param $count i32) (result i32)
+  (call $answer (local.get $count) (i32.const 0) (i32.add (global.get $values) (i32.const 16)) (i32.const 1)))";
+
+#[test]
+fn l11_an_instance_of_the_new_revision_is_there_before_it_takes_over_so_that_no_row_waits_for_its_start() {
+    let stage = Stage::one_way("swap_warm");
+    stage.schemas(BLUE, GREEN);
+    stage.blue.sql("INSERT INTO item VALUES (1, 'old')");
+    let first = swap_component(&stage, 1, "ok", Some(&rules("\"note\"", "")));
+    let admin = format!("[admin]\nlisten = \"127.0.0.1:{}\"\n", free_port());
+    let limits = "[limits]\nbatch_time_ms = 60000\ndeterminism_share = 0.0\n";
+    stage.config("forward", &format!("{}{admin}{limits}", Stage::transforms(Some(&first))));
+    let host = stage.start_falkirk(&["run"]);
+    until("it streams", SOON, || stage.falkirk(&["status"]).out.contains("streaming"));
+    let slow = stage.file("slow.wasm", in_text::component(SLOW, &rules("\"note\"", "")));
+    let asked = Instant::now();
+    swap(&stage, &slow).expect(0);
+    let asked = asked.elapsed();
+    let changed = Instant::now();
+    stage.blue.sql("UPDATE item SET note = 'new'");
+    until("the slow one signs", SOON, || stage.green.value("SELECT by FROM item") == "ok");
+    let waited = changed.elapsed();
+    println!("the swap took {asked:?}, with three starts; the row took {waited:?}");
+    // The manifest is asked for in two instances, and a third one is for the rows: without it a row would wait for its start.
+    assert!(asked > Duration::from_millis(600), "three starts in {asked:?} are none that a row would wait for");
+    assert!(waited < asked / 6, "the swap took {asked:?}, and the first row {waited:?}");
     host.terminate().expect(143);
     stage.falkirk(&["clean"]).expect(0);
 }
