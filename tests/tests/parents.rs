@@ -300,12 +300,12 @@ fn converge(policy: &str, action: &str, few: u64) {
 
 #[test]
 fn l8_random_families_on_both_sides_converge() {
-    converge("blue_wins", "", 60);
-    converge("green_wins", "", 60);
+    converge("blue_wins", "", 30);
+    converge("green_wins", "", 30);
 }
 
 #[test]
 fn l8_random_families_that_fall_together_converge() {
-    converge("blue_wins", "ON DELETE CASCADE", 30);
-    converge("green_wins", "ON DELETE CASCADE", 30);
+    converge("blue_wins", "ON DELETE CASCADE", 15);
+    converge("green_wins", "ON DELETE CASCADE", 15);
 }

@@ -38,9 +38,9 @@ fn l2_l7_kills_while_both_sides_write_lose_nothing_double_nothing_and_send_nothi
     let twins = twins(&stage);
     let load = twins.write(2, Duration::from_millis(4), &mut dice);
     let mut host = stage.start_falkirk(&["run"]);
-    let kills = if long() { 100 } else { 15 };
+    let kills = if long() { 500 } else { 100 };
     for _ in 0..kills {
-        dice.pause_up_to(Duration::from_millis(1_200));
+        dice.pause_up_to(Duration::from_millis(if long() { 1_200 } else { 700 }));
         assert!(host.is_running(), "the host has ended by itself\n{}", host.err());
         host.kill_9();
         host = stage.start_falkirk(&["run"]);

@@ -10,6 +10,9 @@ use serde_json::Value;
 
 use crate::ground::{Database, Ground, Outcome};
 
+/// How a configuration begins.
+const ONE_LINK: &str = "direction = \"forward\"\nrollback = \"none\"";
+
 /// A configured link.
 pub struct Link {
     program: PathBuf,
@@ -36,7 +39,7 @@ impl Link {
         let transforms = transform.map(|path| format!("{:?}", path.display().to_string())).unwrap_or_default();
         let green_version = if transform.is_some() { "2" } else { "1" };
         let text = format!(
-            "[migration]\nname = \"{name}\"\ndirection = \"forward\"\nrollback = \"none\"\ntransforms = [{transforms}]\n\n\
+            "[migration]\nname = \"{name}\"\n{ONE_LINK}\ntransforms = [{transforms}]\n\n\
              [blue]\nurl = \"{}\"\nschema_version = \"1\"\n\n[green]\nurl = \"{}\"\nschema_version = \"{green_version}\"\n",
             source.url, target.url
         );
@@ -47,8 +50,12 @@ impl Link {
 
     /// The same migration with both links.
     pub fn both(self) -> Outcome<Link> {
-        let one = "direction = \"forward\"\nrollback = \"none\"";
-        self.written(|text| text.replace(one, "direction = \"both\"\nconflict = \"green_wins\""))
+        self.written(|text| text.replace(ONE_LINK, "direction = \"both\"\nconflict = \"green_wins\""))
+    }
+
+    /// The same with the backward link alone.
+    pub fn backward(self) -> Outcome<Link> {
+        self.written(|text| text.replace(ONE_LINK, "direction = \"backward\"\nrollback = \"none\""))
     }
 
     /// The same with a listener, so that the running host can be asked.

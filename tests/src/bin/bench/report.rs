@@ -23,6 +23,8 @@ pub struct Figure {
     /// Falkirk.
     pub falkirk: Vec<f64>,
     notes: BTreeMap<&'static str, Vec<f64>>,
+    /// How many times native's speed is asked for.
+    wanted: Option<f64>,
 }
 
 impl Figure {
@@ -56,7 +58,20 @@ impl Figure {
             native: Vec::new(),
             falkirk: Vec::new(),
             notes: BTreeMap::new(),
+            wanted: None,
         }
+    }
+
+    /// The same, held against so many times native's speed.
+    pub fn wanted(mut self, times: f64) -> Figure {
+        self.wanted = Some(times);
+        self
+    }
+
+    /// Whether the median reaches what is wanted, in words.
+    fn verdict(&self) -> String {
+        let Some((wanted, ratio)) = self.wanted.zip(median(&self.ratios())) else { return String::new() };
+        format!("; wanted {wanted:.2}: {}", if ratio >= wanted { "reached" } else { "MISSED" })
     }
 
     /// A measurement beside the figure, e.g. a time up to another moment.
@@ -82,7 +97,7 @@ impl Figure {
                 "native": median(&self.native).map(|time| amount as f64 / time),
                 "falkirk": median(&self.falkirk).map(|time| amount as f64 / time),
             })),
-            "notes": self.notes,
+            "notes": self.notes, "wanted": self.wanted,
         })
     }
 }
@@ -120,12 +135,13 @@ impl Report {
             };
             let ratio = median(&figure.ratios()).map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
             println!(
-                "{:<22} {:>12} {:>12} {:>7}  {}",
+                "{:<22} {:>12} {:>12} {:>7}  {}{}",
                 figure.name,
                 cell(&figure.native),
                 cell(&figure.falkirk),
                 ratio,
-                figure.what
+                figure.what,
+                figure.verdict()
             );
             if let Some((amount, unit)) = figure.amount {
                 let rate = |values: &[f64]| median(values).map_or("-".to_owned(), |time| round(amount as f64 / time));
