@@ -6,6 +6,8 @@
 mod core_promise;
 #[path = "counter_examples.rs"]
 mod counter_examples;
+#[path = "endurance.rs"]
+mod endurance;
 #[path = "ensured.rs"]
 mod ensured;
 #[path = "forward.rs"]

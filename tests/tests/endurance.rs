@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use falkirk_tests::ledger::{CONFIG, Dice, Ledger, Size};
-use falkirk_tests::{Finished, Open, Running, SOON, Stage, until};
+use falkirk_tests::{Finished, Open, Running, SOON, Stage, until, way};
 use nix::sys::signal::Signal;
 
 const TABLES: &str = "CREATE TABLE item (id bigint PRIMARY KEY, amount bigint NOT NULL, remark text);";
@@ -41,7 +41,7 @@ fn ends_in_time(host: Running, signal: Signal) -> Finished {
 #[test]
 fn a_host_that_is_asked_to_end_under_load_ends_at_a_checkpoint_and_loses_nothing() {
     let mut dice = Dice::of_this_run("graceful ends");
-    let stage = Stage::one_way("graceful");
+    let stage = Stage::one_way("graceful").toward(way!());
     let ledger = Ledger::open(&stage, SMALL);
     stage.config("forward", CONFIG);
     stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
@@ -64,7 +64,7 @@ fn a_host_that_is_asked_to_end_under_load_ends_at_a_checkpoint_and_loses_nothing
 
 #[test]
 fn a_host_that_is_asked_to_end_while_the_target_hangs_ends_in_time_and_loses_nothing() {
-    let stage = Stage::one_way("graceful_locked");
+    let stage = Stage::one_way("graceful_locked").toward(way!());
     copied(&stage, TABLES);
     let host = stage.start_falkirk(&["run"]);
     stage.blue.sql("INSERT INTO item VALUES (11, 11, NULL)");
@@ -82,7 +82,7 @@ fn a_host_that_is_asked_to_end_while_the_target_hangs_ends_in_time_and_loses_not
 
 #[test]
 fn a_host_that_is_asked_to_end_while_it_copies_goes_on_where_it_was() {
-    let stage = Stage::one_way("graceful_copy");
+    let stage = Stage::one_way("graceful_copy").toward(way!());
     stage.schemas(TABLES, TABLES);
     stage.blue.sql("INSERT INTO item SELECT n, n, repeat('r', 200) FROM generate_series(1, 100000) n; ANALYZE");
     stage.config("forward", "transforms = []\n[copy]\nchunk_mib = 1");
@@ -114,7 +114,7 @@ fn peak_mib(host: &Running) -> u64 {
 #[test]
 fn l4_pitfall_47_transactions_of_a_million_rows_pass_whole_and_in_bounded_memory() {
     const MILLION: u64 = 1_000_000;
-    let stage = Stage::one_way("million");
+    let stage = Stage::one_way("million").toward(way!());
     copied(&stage, TABLES);
     let host = stage.start_falkirk(&["run"]);
     // After each of them every row has the same amount: a reader that sees anything else sees a half.
@@ -149,7 +149,7 @@ fn retained_bytes(stage: &Stage) -> u64 {
 #[test]
 fn pitfall_70_an_idle_source_with_busy_other_tables_keeps_no_log() {
     const NOISE_MIB: u64 = 200;
-    let stage = Stage::with_own_servers("idle", &[("max_wal_size", "64MB"), ("min_wal_size", "32MB")]);
+    let stage = Stage::with_own_servers("idle", &[("max_wal_size", "64MB"), ("min_wal_size", "32MB")]).toward(way!());
     let noise = "CREATE TABLE noise (id bigint, text text); ALTER TABLE noise SET (autovacuum_enabled = false);";
     stage.schemas(&format!("{TABLES}{noise}"), TABLES);
     stage.config("forward", "transforms = []\n[tables]\nexclude = [\"public.noise\"]");
@@ -172,7 +172,7 @@ fn pitfall_70_an_idle_source_with_busy_other_tables_keeps_no_log() {
 
 #[test]
 fn log_that_is_held_back_is_shown_and_warned_of() {
-    let stage = Stage::one_way("retained");
+    let stage = Stage::one_way("retained").toward(way!());
     copied(&stage, TABLES);
     stage.config("forward", "transforms = []\n[warn]\nretained_wal_mib = 1");
     stage.blue.sql("INSERT INTO item SELECT n, n, repeat('r', 100) FROM generate_series(100, 30000) n");
@@ -187,7 +187,7 @@ fn log_that_is_held_back_is_shown_and_warned_of() {
 #[test]
 fn pitfall_68_a_target_that_hangs_does_not_cost_the_connection_to_the_source() {
     const HANGS: Duration = Duration::from_secs(8);
-    let stage = Stage::with_own_servers("pressure", &[("wal_sender_timeout", "2s")]);
+    let stage = Stage::with_own_servers("pressure", &[("wal_sender_timeout", "2s")]).toward(way!());
     copied(&stage, TABLES);
     let host = stage.start_falkirk(&["run"]);
     stage.blue.sql("INSERT INTO item VALUES (11, 11, NULL)");
@@ -215,7 +215,7 @@ fn pitfall_68_a_target_that_hangs_does_not_cost_the_connection_to_the_source() {
 
 #[test]
 fn l2_a_host_that_wakes_up_beside_its_successor_writes_nothing_twice() {
-    let stage = Stage::one_way("zombie");
+    let stage = Stage::one_way("zombie").toward(way!());
     let green = format!(
         "{TABLES} CREATE TABLE fired (id bigint, amount bigint);
          CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS
@@ -294,7 +294,7 @@ fn install(stage: &Stage, folder: &Path) {
 
 #[test]
 fn row_53_a_verified_certificate_is_taken_and_another_name_is_refused() {
-    let stage = Stage::with_own_servers("tls", &[]);
+    let stage = Stage::with_own_servers("tls", &[]).toward(way!());
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     certificates(folder.path(), "localhost");
     install(&stage, folder.path());
