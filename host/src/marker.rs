@@ -119,8 +119,18 @@ const LIST_HEAD: usize = 1 + 1 + 16;
 
 /// The content of a message that lists rows which a link wrote; each as often as it was written.
 pub fn list_to_bytes(migration_id: MigrationId, rows: &[RowDigest]) -> Vec<u8> {
+    rows_to_bytes(b'r', migration_id, rows)
+}
+
+/// The content of a message that names rows which a link writes behind it, and which count as the side's own all the same:
+/// the other link sends them back.
+pub fn returned_to_bytes(migration_id: MigrationId, rows: &[RowDigest]) -> Vec<u8> {
+    rows_to_bytes(b'o', migration_id, rows)
+}
+
+fn rows_to_bytes(kind: u8, migration_id: MigrationId, rows: &[RowDigest]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(LIST_HEAD + rows.len() * 16);
-    bytes.extend_from_slice(&[VERSION, b'r']);
+    bytes.extend_from_slice(&[VERSION, kind]);
     bytes.extend_from_slice(&migration_id.0);
     rows.iter().for_each(|row| bytes.extend_from_slice(&row.to_be_bytes()));
     bytes
@@ -128,8 +138,17 @@ pub fn list_to_bytes(migration_id: MigrationId, rows: &[RowDigest]) -> Vec<u8> {
 
 /// Reads a list of rows; `None` if the message is none of this migration.
 pub fn parse_list(migration_id: MigrationId, content: &[u8]) -> Option<Vec<RowDigest>> {
+    parse_rows(b'r', migration_id, content)
+}
+
+/// Reads which rows count as the side's own; `None` if the message is none of this migration.
+pub fn parse_returned(migration_id: MigrationId, content: &[u8]) -> Option<Vec<RowDigest>> {
+    parse_rows(b'o', migration_id, content)
+}
+
+fn parse_rows(kind: u8, migration_id: MigrationId, content: &[u8]) -> Option<Vec<RowDigest>> {
     let (head, rows) = content.split_at_checked(LIST_HEAD)?;
-    let ours = head[..2] == [VERSION, b'r'] && head[2..] == migration_id.0;
+    let ours = head[..2] == [VERSION, kind] && head[2..] == migration_id.0;
     let whole = rows.len() % 16 == 0;
     let row = |bytes: &[u8]| bytes.try_into().map_or(0, u128::from_be_bytes);
     (ours && whole).then(|| rows.chunks_exact(16).map(row).collect())
@@ -301,8 +320,10 @@ mod tests {
         assert_eq!(parse_list(id, &bytes), Some(vec![1, u128::MAX]));
         assert_eq!(parse_list(other, &bytes), None);
         assert_eq!(parse_list(id, &bytes[..bytes.len() - 1]), None);
-        assert_eq!(parse_marker(&bytes), None);
+        assert_eq!((parse_marker(&bytes), parse_returned(id, &bytes)), (None, None));
         assert_eq!(parse_list(id, &marker().to_bytes()), None);
+        let bytes = returned_to_bytes(id, &[1, 2]);
+        assert_eq!((parse_returned(id, &bytes), parse_list(id, &bytes)), (Some(vec![1, 2]), None));
     }
 
     #[test]

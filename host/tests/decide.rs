@@ -26,6 +26,7 @@ struct Rows {
     resolved: HashMap<&'static str, Standing>,
     parked: Vec<&'static str>,
     kept: Vec<&'static str>,
+    moved: Vec<&'static str>,
 }
 
 fn name(key: &Key) -> &str {
@@ -53,6 +54,10 @@ impl Facts for Rows {
 
     fn kept(&self, _target: usize, key: &Key) -> bool {
         self.kept.contains(&name(key))
+    }
+
+    fn moved(&self, _target: usize, key: &Key, _after: Lsn) -> bool {
+        self.moved.contains(&name(key))
     }
 }
 
@@ -299,6 +304,16 @@ fn l8_a_kept_row_comes_back_whole_and_is_not_denied_while_it_is_on_its_way() {
     assert_eq!((outcome.operations.len(), outcome.conflicts.len(), outcome.absences.len()), (0, 1, 0));
     let facts = changed(&[], "x", 15, ALL);
     assert_eq!(judge(Standing::Yields, &facts, vec![from(insert("x"))]).absences.len(), 1, "nobody keeps this one");
+}
+
+#[test]
+fn l8_a_row_that_is_new_under_a_pair_that_the_winner_has_replaced_is_sent_back_behind_that() {
+    let facts = || Rows { moved: vec!["x"], ..Rows::default() };
+    let outcome = judge(Standing::Yields, &facts(), vec![claim(insert("x"), 20), claim(insert("y"), 21)]);
+    assert_eq!((effects(&outcome), &outcome.returned), (vec![insert("x"), insert("y")], &vec![(0, key("x"))]));
+    for standing in [Standing::Wins, Standing::Stops] {
+        assert!(one(standing, &facts(), insert("x")).returned.is_empty());
+    }
 }
 
 #[test]

@@ -341,7 +341,11 @@ impl<F: Facts> Judge<'_, F> {
                 }
             }
             effect => {
-                self.apply(&claim, effect.clone());
+                let effect = effect.clone();
+                if matches!(losing, Losing::ByPolicy) {
+                    self.come_back(&claim, &key, &effect);
+                }
+                self.apply(&claim, effect);
                 Ok(())
             }
         }

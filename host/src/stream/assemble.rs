@@ -11,7 +11,7 @@
 //! Skipped are transactions that the checkpoint contains already (L2: a slot goes back after a crash of the source),
 //! and those that carry the marker of the other link of this migration (L7). Both are counted, neither is a loss.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::change::{Change, Commit, Datum, Event, Relation};
@@ -81,6 +81,8 @@ struct Open {
     echo: bool,
     /// The rows that the other link says it wrote, each as often as it did; what goes beyond is the source's own.
     listed: Option<HashMap<RowDigest, u32>>,
+    /// The rows that the other link wrote and that count as the source's own.
+    returned: HashSet<RowDigest>,
     /// Where its changes start in `changes`.
     start: usize,
     /// A part of it was handed on.
@@ -175,6 +177,7 @@ impl Assembler {
                     skip,
                     echo: false,
                     listed: None,
+                    returned: HashSet::new(),
                     start: self.changes.len(),
                     parted: false,
                     notes: Vec::new(),
@@ -187,19 +190,7 @@ impl Assembler {
                 described => described,
             },
             Message::Change(change) => {
-                let Some(open) = self.open.as_mut().filter(|open| !open.skip || open.echo) else { return Ok(()) };
-                if open.echo {
-                    if open.listed.is_some() || is_mirrored(&change, plan, relations) {
-                        self.bytes += change.weight_bytes();
-                        self.changes.push(Placed { change, at: open.commit_lsn, knew: self.context, echo: true });
-                    }
-                    return Ok(());
-                }
-                self.bytes += change.weight_bytes();
-                if let Some((notebook, _)) = &self.notebook {
-                    notebook.note_change(&change, relations, &mut open.notes);
-                }
-                self.changes.push(Placed { change, at: open.commit_lsn, knew: self.context, echo: false });
+                self.changed(change, plan, relations);
                 Ok(())
             }
             Message::Logical { transactional, prefix, content } => {
@@ -221,9 +212,28 @@ impl Assembler {
         }
     }
 
+    fn changed(&mut self, change: Change, plan: &Plan, relations: &Relations) {
+        let Some(open) = self.open.as_mut().filter(|open| !open.skip || open.echo) else { return };
+        if open.echo && !returns(open, &self.notebook, &change, relations) {
+            if open.listed.is_some() || is_mirrored(&change, plan, relations) {
+                self.bytes += change.weight_bytes();
+                self.changes.push(Placed { change, at: open.commit_lsn, knew: self.context, echo: true });
+            }
+            return;
+        }
+        self.bytes += change.weight_bytes();
+        if let Some((notebook, _)) = &self.notebook {
+            notebook.note_change(&change, relations, &mut open.notes);
+        }
+        self.changes.push(Placed { change, at: open.commit_lsn, knew: self.context, echo: false });
+    }
+
     fn logical(&mut self, content: &[u8]) -> Outcome<()> {
         self.signed(marker::parse_marker(content))?;
         self.listed(content);
+        if let Some(open) = self.open.as_mut().filter(|open| open.echo) {
+            open.returned.extend(marker::parse_returned(self.own.0, content).into_iter().flatten());
+        }
         self.denied(marker::parse_denial(self.own.0, content));
         Ok(())
     }
@@ -279,7 +289,9 @@ impl Assembler {
             let wrote = |row: &RowDigest| listed.get(row).is_some_and(|times| *times > 0);
             let truncate = matches!(placed.change.event, Event::Truncate { .. });
             let echo = truncate || (!rows.is_empty() && rows.iter().all(wrote));
-            if echo {
+            if !placed.echo {
+                self.changes.push(placed);
+            } else if echo {
                 rows.iter().for_each(|row| *listed.entry(*row).or_default() -= 1);
                 if is_mirrored(&placed.change, plan, relations) {
                     self.changes.push(placed);
@@ -446,6 +458,12 @@ impl Assembler {
 fn note_all(notebook: &Notebook, changes: &[Placed], relations: &Relations, notes: &mut Vec<Note>) {
     let own = changes.iter().filter(|placed| !placed.echo);
     own.for_each(|placed| notebook.note_change(&placed.change, relations, notes));
+}
+
+/// Whether the other link wants back what it wrote there.
+fn returns(open: &Open, notebook: &Option<(Notebook, Arc<Seen>)>, change: &Change, relations: &Relations) -> bool {
+    let Some((notebook, _)) = notebook.as_ref().filter(|_| !open.returned.is_empty()) else { return false };
+    notebook.rows_of(change, relations).iter().any(|row| open.returned.contains(row))
 }
 
 /// Counter-example 4: mirrors hold the rows of the other link as well.

@@ -228,6 +228,7 @@ impl Deciding {
             decided.conflicts.iter().map(|conflict| self.lost(plan, &batch.claims, conflict)).collect();
         writer.record(&lost).await?;
         writer.agree(decided.agreements);
+        writer.send_back(decided.returned.iter().map(|(at, key)| digest(plan, *at, key)).collect());
         live.send_modify(|live| {
             live.decided.conflicts += lost.len() as u64;
             live.decided.agreements += decided.agreements;

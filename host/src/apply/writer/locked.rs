@@ -22,7 +22,7 @@ use crate::apply::statement::{self, Parameter};
 use crate::change::Datum;
 use crate::delta::{Key, Set};
 use crate::lsn::Lsn;
-use crate::marker::{RowDigest, list_to_bytes, row_digest};
+use crate::marker::{RowDigest, list_to_bytes, returned_to_bytes, row_digest};
 use crate::plan::keyed::Adoption;
 use crate::plan::{Plan, Target};
 use crate::problem::{Blame, Outcome, Problem};
@@ -143,6 +143,14 @@ impl<'c> Writer<'c> {
         self.sent.clear();
         self.open = None;
         self.client.batch_execute("ROLLBACK").await.map_err(|error| fault::refused(&error))
+    }
+
+    /// Names rows that this link is about to write and that the other one is to send back (L8).
+    pub fn send_back(&mut self, rows: Vec<RowDigest>) {
+        if !rows.is_empty() {
+            let (marker, bytes) = (self.marker.clone(), returned_to_bytes(self.identity.migration_id, &rows));
+            self.send(Expected::Nothing, marker, vec![Ready(Bytes::from(bytes))]);
+        }
     }
 
     /// Signs the rows of sets one by one, for the other link to tell them from what the target does beside (L7).

@@ -107,6 +107,9 @@ pub struct Outcome {
     pub reassertions: Vec<Reassertion>,
     /// Rows to be denied.
     pub absences: Vec<Absence>,
+    /// Rows that are written and must come back to the source: what the winner did before is still on its way there, and
+    /// takes them for what they were.
+    pub returned: Vec<(usize, Key)>,
     /// Claims that asked for what is so already.
     pub agreements: u64,
     /// Why the batch ends early; nothing above belongs to the transaction it names, nor to a later one. Counts only if

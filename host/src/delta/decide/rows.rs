@@ -66,6 +66,16 @@ impl<F: Facts> Judge<'_, F> {
         if !is_new && !is_ours && self.facts.moved(target, key, claim.knew) { ALL } else { 0 }
     }
 
+    /// A row that is new under a key which the winner has just moved: whoever stood under the key before takes the source's
+    /// row with it, on its way there. What is written here is sent behind that.
+    pub(super) fn come_back(&mut self, claim: &Claim, key: &Key, effect: &Effect) {
+        let target = claim.operation.target;
+        let is_ours = self.exists.get(&(target, key.clone())) == Some(&true);
+        if matches!(effect, Effect::Insert { .. }) && !is_ours && self.facts.moved(target, key, claim.knew) {
+            self.outcome.returned.push((target, key.clone()));
+        }
+    }
+
     /// Whether a patch of nobody's asks for a pair of keys that is there.
     pub(super) fn agrees(
         &self,
