@@ -117,3 +117,25 @@ fn l8_a_cart_that_release_2_replaces_while_release_1_writes_its_lines_stops_no_l
         stage.falkirk(&["clean"]).expect(0);
     }
 }
+
+#[test]
+fn l8_a_line_that_release_1_makes_anew_while_its_cart_is_replaced_stays_on_both_sides() {
+    for policy in ["green_wins", "blue_wins"] {
+        let stage = stage(&format!("cart_anew_{policy}"), policy);
+        stage.blue.sql("INSERT INTO cart_line VALUES (1, 41, 1), (2, 41, 2)");
+        follow(&stage);
+        // The line leaves with the cart before, and release 1, which does not know, makes another one of the same key.
+        stage.green.sql(
+            "BEGIN; INSERT INTO cart (id) VALUES (700); INSERT INTO cart_line VALUES (3, 700, 3);
+             UPDATE customer SET cart_id = 700 WHERE id = 41; COMMIT",
+        );
+        stage.blue.sql("DELETE FROM cart_line WHERE product_id = 1");
+        stage.blue.sql("INSERT INTO cart_line VALUES (1, 41, 7)");
+        follow(&stage);
+        follow(&stage);
+        stage.assert_same(OLD, NEW);
+        assert_eq!(stage.blue.lines(OLD), ["(1,41,7)", "(3,41,3)"], "{policy}");
+        stage.falkirk(&["verify"]).expect(0);
+        stage.falkirk(&["clean"]).expect(0);
+    }
+}
