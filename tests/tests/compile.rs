@@ -196,10 +196,9 @@ fn l10_a_compiler_gives_way_to_the_application_on_a_busy_machine() {
         let _ends = Ends(&stop);
         let rate = || {
             let (from, began) = (committed.load(Ordering::Relaxed), Instant::now());
-            std::thread::sleep(Duration::from_secs(3));
+            std::thread::sleep(Duration::from_secs(1));
             (committed.load(Ordering::Relaxed) - from) as f64 / began.elapsed().as_secs_f64()
         };
-        let before = rate();
         let asked = stage.start_falkirk(&["swap", &long.to_string_lossy()]);
         let mut compiler = Vec::new();
         until("it compiles", SOON, || {
@@ -208,12 +207,19 @@ fn l10_a_compiler_gives_way_to_the_application_on_a_busy_machine() {
         });
         until("it gives way", SOON, || nice(&compiler[0]) > 0);
         assert!(nice(&host.pid().to_string()) < nice(&compiler[0]), "the host itself does not");
-        let beside = rate();
+        let pid = Pid::from_raw(compiler[0].parse().expect("a number"));
+        // In turns: whatever else goes on on this machine is in both.
+        let (mut without, mut beside) = (0.0, 0.0);
+        for _ in 0..5 {
+            kill(pid, Signal::SIGSTOP).expect("it runs");
+            without += rate() / 5.0;
+            kill(pid, Signal::SIGCONT).expect("it is there");
+            beside += rate() / 5.0;
+        }
         assert_eq!(compilers(host.pid()), compiler, "it compiled all the time");
-        println!("{before:.0} transactions/s before, {beside:.0} beside the compiler: {:.2}", beside / before);
-        assert!(beside > before / 2.0, "{before:.0} transactions/s before, {beside:.0} beside the compiler");
-        let pid = compiler[0].parse().expect("a number");
-        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
+        println!("{without:.0} transactions/s without, {beside:.0} beside the compiler: {:.2}", beside / without);
+        assert!(beside > without / 2.0, "{without:.0} transactions/s without, {beside:.0} beside the compiler");
+        kill(pid, Signal::SIGKILL).expect("it runs");
         asked.wait(SOON).expect(1).says("COMPILE_MEMORY");
     });
     host.terminate().expect(143);
