@@ -328,7 +328,12 @@ mod tests {
                     }
                 }
                 match step(&sides, &bounds) {
-                    step @ Step::Leap(..) if dies => step.note(&mut sides),
+                    // Looked at, and not set: the others have what is left before the range that was given out.
+                    step @ Step::Leap(leaper, _) if dies => {
+                        step.note(&mut sides);
+                        let now = lefts(&sides).into_iter().enumerate().filter(|(other, _)| *other != leaper);
+                        now.for_each(|(other, now)| left[other] = left[other].min(now));
+                    }
                     _ => {
                         end = settle(&mut sides, &bounds);
                         left = lefts(&sides);

@@ -269,7 +269,10 @@ mod tests {
         let mut brings = async |changed: &[&PathBuf], refused: bool| {
             changed
                 .iter()
-                .for_each(|path| write(path, &format!("{} more", path.metadata().map_or(0, |data| data.len()))));
+                // Longer each time: a clock may stand still between two writes.
+                .for_each(|path| {
+                    write(path, &"more".repeat(1 + path.metadata().map_or(0, |data| data.len() as usize)))
+                });
             assert!(watched.look().is_empty());
             let changed = watched.look();
             let places: Vec<usize> = changed.iter().map(|(at, _)| *at).collect();
