@@ -88,9 +88,12 @@ impl Transaction<'_> {
             }
         }
         let mut last = Vec::new();
+        // Keys that pass from row to row within the transaction: whoever had one lets go of it first.
+        let moved = chains.iter().filter(|chain| self.origin(chain) != chain.now);
+        let taken: HashSet<Place> = moved.filter_map(|chain| chain.now.clone()).collect();
         for chain in chains.iter_mut().filter(|chain| chain.hot) {
             let own = chain.last.and_then(|at| places.get(&at).copied());
-            let made = self.net(chain);
+            let made = self.net(chain, &taken);
             let step = |event| Step {
                 change,
                 source: chain.source,
@@ -268,7 +271,7 @@ impl Transaction<'_> {
     }
 
     /// What all changes of a hot row come to.
-    fn net(&mut self, chain: &Chain) -> Net {
+    fn net(&mut self, chain: &Chain, taken: &HashSet<Place>) -> Net {
         let source = chain.source;
         if let (None, Some(place), Some(after)) = (chain.last, &chain.now, &chain.after) {
             let cells = rows::cells(&self.plan.sources[source], after);
@@ -279,7 +282,10 @@ impl Transaction<'_> {
         let mapped = self.plan.sources[source].depends.mapped.len();
         let own = self.plan.sources[source].columns.len();
         let moves = match (&chain.before, &chain.after) {
-            (Some(_), Some(after)) => chain.written != self.world.mapped(source, after),
+            (Some(_), Some(after)) => {
+                let passes_on = mapped > 0 && self.origin(chain).is_some_and(|place| taken.contains(&place));
+                passes_on || chain.written != self.world.mapped(source, after)
+            }
             (Some(_), None) => mapped > 0,
             (None, _) => false,
         };
