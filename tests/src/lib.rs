@@ -6,6 +6,7 @@
 
 mod command;
 mod component;
+pub mod fences;
 pub mod journal;
 pub mod ledger;
 mod open;

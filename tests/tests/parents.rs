@@ -3,17 +3,16 @@
 
 use std::time::{Duration, Instant};
 
+use falkirk_tests::fences::{FENCE, quiet};
 use falkirk_tests::ledger::Dice;
-use falkirk_tests::{Finished, Running, SOON, Side, Stage, until};
+use falkirk_tests::{FULL_IDENTITY, Finished, SOON, Side, Stage, until};
 
 fn tables(action: &str) -> String {
     format!(
         "CREATE TABLE parent (id int PRIMARY KEY, note text);
          CREATE TABLE child (id int PRIMARY KEY, parent_id int REFERENCES parent {action}, note text);
          CREATE TABLE page (id int PRIMARY KEY, child_id int NOT NULL REFERENCES child {action});
-         CREATE TABLE fence (side text PRIMARY KEY, number bigint NOT NULL);
-         ALTER TABLE parent REPLICA IDENTITY FULL; ALTER TABLE child REPLICA IDENTITY FULL;
-         ALTER TABLE page REPLICA IDENTITY FULL; ALTER TABLE fence REPLICA IDENTITY FULL;"
+         {FENCE}{FULL_IDENTITY}"
     )
 }
 
@@ -238,26 +237,6 @@ impl Author {
     }
 }
 
-/// Everything that was written before has arrived.
-fn quiet(stage: &Stage, seed: u64, host: &mut Running) {
-    for round in 0..2 {
-        let mark = seed * 2 + round;
-        for side in [&stage.blue, &stage.green] {
-            let name = side.name;
-            side.sql(&format!(
-                "INSERT INTO fence VALUES ('{name}', {mark}) ON CONFLICT (side) DO UPDATE SET number = {mark}"
-            ));
-        }
-        let arrived = |side: &Side, other: &str| {
-            side.count(&format!("(SELECT FROM fence WHERE side = '{other}' AND number = {mark})")) == 1
-        };
-        until(&format!("the fences are passed after seed {seed}"), SOON, || {
-            assert!(host.is_running(), "seed {seed}: the host has ended\n{}{}", host.out(), host.err());
-            arrived(&stage.blue, "green") && arrived(&stage.green, "blue")
-        });
-    }
-}
-
 /// Random families on both sides at once, with kills. A failing seed prints itself; `FALKIRK_SEED=n` runs only that one.
 fn converge(policy: &str, action: &str, few: u64) {
     let long = std::env::var("FALKIRK_TORTURE").is_ok_and(|tier| tier == "long");
@@ -270,7 +249,7 @@ fn converge(policy: &str, action: &str, few: u64) {
     let (mut kept, began) = (0, Instant::now());
     for seed in seeds {
         stage.blue.sql("DELETE FROM page; DELETE FROM child; DELETE FROM parent; INSERT INTO parent SELECT n, 'old' FROM generate_series(1, 3) n");
-        quiet(&stage, seed * 2, &mut host);
+        quiet(&stage, &mut host, &format!("before seed {seed}"));
         until("the sides begin alike", SOON, || same(&stage));
         let mut dice = Dice::of_seed(seed);
         let [blue, green] = [true, false].map(|is_blue| Author { is_blue, made: seed * 100, dice: dice.fork() });
@@ -284,7 +263,7 @@ fn converge(policy: &str, action: &str, few: u64) {
             host.kill_9();
             stage.start_falkirk(&["run"])
         });
-        quiet(&stage, seed * 2 + 1, &mut host);
+        quiet(&stage, &mut host, &format!("after seed {seed}"));
         let end = Instant::now() + SOON;
         while !same(&stage) {
             assert!(Instant::now() < end, "L8: seed {seed} leaves the sides apart\n{}{}", told(&stage), host.err());

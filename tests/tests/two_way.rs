@@ -5,20 +5,17 @@
 //! prints itself; `FALKIRK_SEED=n` runs only that one, `n-m` those. `make torture` runs many more.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use falkirk_tests::fences::{FENCE, quiet};
 use falkirk_tests::journal::{Journal, Tables};
 use falkirk_tests::ledger::Dice;
-use falkirk_tests::{Running, SOON, Side, Stage, until};
+use falkirk_tests::{FULL_IDENTITY, Running, SOON, Side, Stage, until};
 
 /// `t` and `u` hold tokens, each written once: what became of it is looked for afterwards. `born` tells a row from a later
 /// one under the same key.
 const TABLES: &str = "
-    CREATE TABLE item (id int PRIMARY KEY, a int NOT NULL, b int NOT NULL, c text, t text, u text, born text);
-    CREATE TABLE fence (side text PRIMARY KEY, number bigint NOT NULL);
-    ALTER TABLE item REPLICA IDENTITY FULL;
-    ALTER TABLE fence REPLICA IDENTITY FULL;";
+    CREATE TABLE item (id int PRIMARY KEY, a int NOT NULL, b int NOT NULL, c text, t text, u text, born text);";
 
 const JOURNAL: Tables = Tables { families: &[(&["item"], &[])], born: Some("born"), tokens: &["t", "u"] };
 
@@ -153,27 +150,6 @@ impl Author {
     }
 }
 
-/// Everything that was written before has arrived on both sides, also what the arrival itself set off.
-fn quiet(stage: &Stage, seed: u64, host: &mut Running) {
-    static MARKS: AtomicU64 = AtomicU64::new(1);
-    for _ in 0..2 {
-        let mark = MARKS.fetch_add(1, Ordering::Relaxed);
-        for side in [&stage.blue, &stage.green] {
-            let name = side.name;
-            side.sql(&format!(
-                "INSERT INTO fence VALUES ('{name}', {mark}) ON CONFLICT (side) DO UPDATE SET number = {mark}"
-            ));
-        }
-        let arrived = |side: &Side, other: &str| {
-            side.count(&format!("(SELECT FROM fence WHERE side = '{other}' AND number = {mark})")) == 1
-        };
-        until(&format!("the fences are passed after seed {seed}"), SOON, || {
-            assert!(host.is_running(), "seed {seed}: the host has ended\n{}{}", host.out(), host.err());
-            arrived(&stage.blue, "green") && arrived(&stage.green, "blue")
-        });
-    }
-}
-
 fn assert_agree(stage: &Stage, seed: u64) {
     let query = "SELECT * FROM item";
     let end = Instant::now() + SOON;
@@ -228,7 +204,7 @@ fn disturb(stage: &Stage, host: Running, dice: &mut Dice) -> Running {
 
 fn converge(name: &str, policy: &str, seeds: &[u64]) {
     let stage = Stage::new(name);
-    let tables = format!("{TABLES}{}", JOURNAL.schema(TABLES));
+    let tables = format!("{TABLES}{FENCE}{FULL_IDENTITY}{}", JOURNAL.schema(TABLES));
     stage.schemas(&tables, &tables);
     stage.config("both", &format!("conflict = \"{policy}\"\ntransforms = []\n{}", JOURNAL.config()));
     stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
@@ -241,7 +217,7 @@ fn converge(name: &str, policy: &str, seeds: &[u64]) {
         stage.blue.sql(
             "DELETE FROM item; INSERT INTO item SELECT n, 0, 0, 'x', NULL, NULL, 'r' || n FROM generate_series(1, 4) n",
         );
-        quiet(&stage, *seed, &mut host);
+        quiet(&stage, &mut host, &format!("seed {seed}"));
         assert_agree(&stage, *seed);
         let journal = Journal::begin(&stage, JOURNAL, policy == "green_wins");
         let mut dice = Dice::of_seed(*seed);
@@ -252,7 +228,7 @@ fn converge(name: &str, policy: &str, seeds: &[u64]) {
             scope.spawn(|| green.burst(&stage.green));
             disturb(&stage, host, &mut dice)
         });
-        quiet(&stage, *seed, &mut host);
+        quiet(&stage, &mut host, &format!("seed {seed}"));
         assert_agree(&stage, *seed);
         let found = journal.end(&format!("seed {seed}"));
         let recorded = found.conflicts;
@@ -292,12 +268,13 @@ fn l8_random_transactions_on_both_sides_converge_where_blue_wins() {
 #[test]
 fn l8_a_link_that_is_not_told_in_time_what_the_winner_did_lets_its_rows_go_and_decides_later() {
     let stage = Stage::new("two_way_patience");
-    stage.schemas(TABLES, TABLES);
+    let tables = format!("{TABLES}{FENCE}{FULL_IDENTITY}");
+    stage.schemas(&tables, &tables);
     stage.config("both", "conflict = \"green_wins\"\ntransforms = []");
     stage.blue.sql("INSERT INTO item VALUES (1, 0, 0)");
     stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
     let mut host = stage.start_falkirk(&["run"]);
-    quiet(&stage, 0, &mut host);
+    quiet(&stage, &mut host, "in this test");
     let held = stage.green.hold_back_log();
     stage.green.sql("UPDATE item SET t = 'green'");
     stage.blue.sql("UPDATE item SET t = 'blue'");
@@ -306,7 +283,7 @@ fn l8_a_link_that_is_not_told_in_time_what_the_winner_did_lets_its_rows_go_and_d
     until("it has let it go", SOON, is_free);
     assert_eq!(stage.green.value("SELECT t FROM item"), "green", "nothing was decided without knowing");
     drop(held);
-    quiet(&stage, 0, &mut host);
+    quiet(&stage, &mut host, "in this test");
     assert_agree(&stage, 0);
     assert_eq!(stage.blue.value("SELECT t FROM item"), "green");
     assert_eq!(stage.green.admin("SELECT lost ->> 't' FROM falkirk.conflict"), [["blue"]]);

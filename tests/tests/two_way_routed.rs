@@ -8,11 +8,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use falkirk_tests::fences::{FENCE, quiet};
 use falkirk_tests::journal::{Journal, Tables};
 use falkirk_tests::ledger::Dice;
 use falkirk_tests::{
-    FULL_IDENTITY, Running, SOON, Side, Stage, operators_component, operators_schemas, shop_component, shop_schemas,
-    until,
+    FULL_IDENTITY, SOON, Side, Stage, operators_component, operators_schemas, shop_component, shop_schemas, until,
 };
 
 /// Rows that both sides fight over, at the start of each seed.
@@ -171,8 +171,6 @@ const JOURNAL: Tables = Tables {
     tokens: &["weight", "body", "name", "bio", "picture", "total"],
 };
 
-const FENCE: &str = "CREATE TABLE fence (side text PRIMARY KEY, number bigint NOT NULL);";
-
 /// Two schemas with what the test needs beside them.
 fn prepared(name: &str, policy: &str, schemas: [String; 2], component: &Path) -> Stage {
     let stage = Stage::new(name);
@@ -240,26 +238,6 @@ fn burst(side: &Side, at: usize, cases: &[&Case], seed: u64, mut dice: Dice) {
     }
 }
 
-/// Everything that was written before has arrived on both sides, also what the arrival itself set off.
-fn quiet(stage: &Stage, host: &mut Running, mark: &mut u64) {
-    for _ in 0..2 {
-        *mark += 1;
-        for side in [&stage.blue, &stage.green] {
-            let name = side.name;
-            side.sql(&format!(
-                "INSERT INTO fence VALUES ('{name}', {mark}) ON CONFLICT (side) DO UPDATE SET number = {mark}"
-            ));
-        }
-        let arrived = |side: &Side, other: &str| {
-            side.count(&format!("(SELECT FROM fence WHERE side = '{other}' AND number = {mark})")) == 1
-        };
-        until("the fences are passed", SOON, || {
-            assert!(host.is_running(), "the host has ended before mark {mark}\n{}{}", host.out(), host.err());
-            arrived(&stage.blue, "green") && arrived(&stage.green, "blue")
-        });
-    }
-}
-
 fn assert_agree(stage: &Stage, cases: &[&Case], seed: u64) {
     let end = Instant::now() + SOON;
     for [blue, green] in cases.iter().map(|case| case.laws) {
@@ -298,7 +276,7 @@ fn take_losers(stage: &Stage, policy: &str) -> u64 {
 fn converge(stage: &Stage, policy: &str, cases: &[&Case]) {
     stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
     let mut host = stage.start_falkirk(&["run"]);
-    let (mut mark, seeds) = (0, seeds());
+    let seeds = seeds();
     let (mut conflicts, mut removals_lost, mut taken) = (0, 0, 0);
     for seed in &seeds {
         let mut dice = Dice::of_seed(*seed);
@@ -308,7 +286,7 @@ fn converge(stage: &Stage, policy: &str, cases: &[&Case]) {
                 stage.blue.sql(&statement.replace("{n}", &dice.below(10).to_string()));
             }
         }
-        quiet(stage, &mut host, &mut mark);
+        quiet(stage, &mut host, &format!("seed {seed}"));
         assert_agree(stage, cases, *seed);
         let journal = Journal::begin(stage, JOURNAL, policy == "green_wins");
         let (blue, green) = (dice.fork(), dice.fork());
@@ -322,13 +300,13 @@ fn converge(stage: &Stage, policy: &str, cases: &[&Case]) {
             host.kill_9();
             stage.start_falkirk(&["run"])
         });
-        quiet(stage, &mut host, &mut mark);
+        quiet(stage, &mut host, &format!("seed {seed}"));
         assert_agree(stage, cases, *seed);
         let found = journal.end(&format!("seed {seed}"));
         conflicts += found.conflicts;
         removals_lost += found.removals_lost;
         taken += take_losers(stage, policy);
-        quiet(stage, &mut host, &mut mark);
+        quiet(stage, &mut host, &format!("seed {seed}"));
         assert_agree(stage, cases, *seed);
     }
     let name = stage.name();
@@ -371,7 +349,7 @@ fn l8_a_row_that_moves_while_the_winner_waits_for_it_is_not_overlooked() {
     stage.blue.sql("INSERT INTO letter VALUES (1, 'a', 2)");
     stage.falkirk(&["run", "--until", "caught-up"]).expect(0);
     let mut host = stage.start_falkirk(&["run"]);
-    quiet(&stage, &mut host, &mut 0);
+    quiet(&stage, &mut host, "before the change");
     // Blue moves the letter and does not commit before the link stands waiting for it.
     let moves = "BEGIN; WITH gone AS (DELETE FROM letter RETURNING *) INSERT INTO mail SELECT id, body FROM gone;
         SELECT pg_advisory_xact_lock(4711);
@@ -385,7 +363,7 @@ fn l8_a_row_that_moves_while_the_winner_waits_for_it_is_not_overlooked() {
         until("blue has moved it", SOON, || !stage.blue.admin(moved).is_empty());
         stage.green.sql("DELETE FROM message");
     });
-    quiet(&stage, &mut host, &mut 10);
+    quiet(&stage, &mut host, "after the change");
     assert_agree(&stage, &[&MERGE], 0);
     assert_eq!((stage.blue.count("mail"), stage.green.count("message")), (0, 0), "green wins");
     host.terminate().expect(143);
