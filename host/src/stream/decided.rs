@@ -150,8 +150,8 @@ impl Facts for Known<'_> {
     }
 }
 
-/// The rows that an operation names.
-fn keys_of(plan: &Plan, operation: &Operation) -> Vec<Key> {
+/// The rows that an operation names; the one that it is recorded under first.
+pub(super) fn keys_of(plan: &Plan, operation: &Operation) -> Vec<Key> {
     match &operation.effect {
         Effect::Insert { columns, values } | Effect::Ensure { columns, values } => {
             vec![decide::key_of(&plan.targets[operation.target], columns, values)]

@@ -13,7 +13,7 @@ use super::decided::{Deciding, digest};
 /// What a transaction makes of a row.
 #[derive(Clone)]
 enum Becomes {
-    Row(serde_json::Map<String, serde_json::Value>),
+    Row(Named),
     Gone,
 }
 
@@ -121,7 +121,11 @@ fn becomes(before: Option<Becomes>, claim: &Claim, target: &Target, key: &Key) -
     }
 }
 
-fn values_of(target: &Target, columns: &[u16], values: &[Datum]) -> serde_json::Map<String, serde_json::Value> {
+/// Values by their columns' names.
+pub(super) type Named = serde_json::Map<String, serde_json::Value>;
+
+/// A row's values as records hold them.
+pub(super) fn values_of(target: &Target, columns: &[u16], values: &[Datum]) -> Named {
     let named = columns.iter().zip(values).map(|(column, value)| {
         let value = match value {
             Datum::Text(text) => serde_json::Value::String(String::from_utf8_lossy(text).into_owned()),
@@ -130,4 +134,17 @@ fn values_of(target: &Target, columns: &[u16], values: &[Datum]) -> serde_json::
         (target.columns[usize::from(*column)].name.clone(), value)
     });
     named.collect()
+}
+
+/// Where a row stands of which a record knows table and key. `None` if the table is not written any more.
+pub(super) fn place_of(plan: &Plan, table: &str, key: &Named) -> Option<(usize, Key)> {
+    let at = plan.targets.iter().position(|target| target.name.to_string() == table)?;
+    let target = &plan.targets[at];
+    let datum = |column: &u16| key.get(&target.columns[usize::from(*column)].name).map(datum_of);
+    Some((at, target.key.iter().map(datum).collect::<Option<Key>>()?))
+}
+
+/// A value of a record.
+pub(super) fn datum_of(value: &serde_json::Value) -> Datum {
+    value.as_str().map_or(Datum::Null, Datum::text)
 }

@@ -19,7 +19,7 @@ use crate::apply::conflict::ParkedRow;
 use crate::apply::writer::attempt::Attempt;
 use crate::apply::writer::{Batch, Closing, Lost, Writer};
 use crate::change::Datum;
-use crate::delta::decide::{Claim, Standing, key_of};
+use crate::delta::decide::{Claim, Standing};
 use crate::delta::fold::Folder;
 use crate::delta::{Effect, Key, Operation, Set, SetKind};
 use crate::live::Live;
@@ -29,14 +29,12 @@ use crate::names::TableName;
 use crate::plan::Plan;
 use crate::problem::{Blame, Outcome, Problem};
 
-use super::decided::{Deciding, digest};
+use super::decided::{Deciding, digest, keys_of};
+use super::lost::{Named, datum_of, place_of, values_of};
 use super::now_us;
 
 /// How often rows are tried again.
 pub(super) const AGAIN: Duration = Duration::from_secs(1);
-
-/// Values by their columns' names.
-type Named = serde_json::Map<String, serde_json::Value>;
 
 /// Why a row is parked: the keys, as JSON, of the rows that hold its value; of the parked row that it refers to; of the one
 /// that was removed.
@@ -142,7 +140,7 @@ impl Deciding {
         match set.kind {
             SetKind::Patch => {
                 let mut parked = parked.clone();
-                parked.values.extend(values_of(plan, &set));
+                parked.values.extend(values_in(plan, &set));
                 Ok(Some(again(plan, &parked).map_or(set, |(whole, _)| whole)))
             }
             SetKind::Delete => {
@@ -163,7 +161,7 @@ impl Deciding {
         foreign_key: &str,
     ) -> Outcome<Option<Why>> {
         let (table, columns) = writer.parent(set.target, foreign_key).await?;
-        let values = values_of(plan, set);
+        let values = values_in(plan, set);
         if let Some(parked) = self.parked_parent(&table, &columns, &values) {
             return Ok(Some(Why::Waits(listed(&parked.key))));
         }
@@ -240,7 +238,7 @@ impl Deciding {
             let what = "a unique value stands under two keys, one on each side";
             return Err(Problem::strictly(Blame::Source, "UNIQUE_CONFLICT", what).table(table).position(claim.at));
         }
-        let values = values_of(plan, set);
+        let values = values_in(plan, set);
         let (kind, what, held_by) = why.told();
         let lost = Lost {
             target: set.target,
@@ -265,8 +263,8 @@ impl Deciding {
         tracing::warn!("{table}: {what}; recorded as open: {id}");
         live.send_modify(|live| live.decided.open += 1);
         let there = set.kind == SetKind::Patch;
-        let key = plan.targets[set.target].key.iter().zip(key);
-        let key = key.map(|(column, datum)| named(plan, set.target, *column, datum)).collect();
+        let target = &plan.targets[set.target];
+        let key = values_of(target, &target.key, key);
         let parked =
             ParkedRow { row, table: table.to_string(), values, key, there, position: claim.at, decided: false };
         self.settled.parked.insert(row, parked);
@@ -310,18 +308,14 @@ impl Deciding {
 
 /// The row that a parked one is to become, as a set of its own. `None` if its table is not written any more.
 fn again(plan: &Plan, parked: &ParkedRow) -> Option<(Set, Key)> {
-    let target = plan.targets.iter().position(|target| target.name.to_string() == parked.table)?;
+    let (target, key) = place_of(plan, &parked.table, &parked.key)?;
     let columns = &plan.targets[target].columns;
-    let datum = |value: &serde_json::Value| value.as_str().map_or(Datum::Null, Datum::text);
-    let place = |name: &String| columns.iter().position(|column| column.name == *name);
     let mut pairs: Vec<(u16, Datum)> = Vec::new();
     for (name, value) in &parked.values {
-        pairs.push((place(name)? as u16, datum(value)));
+        let column = columns.iter().position(|column| column.name == *name)?;
+        pairs.push((column as u16, datum_of(value)));
     }
     pairs.sort_by_key(|(column, _)| *column);
-    let key = plan.targets[target].key.iter();
-    let key: Option<Key> = key.map(|column| parked.key.get(&columns[usize::from(*column)].name).map(datum)).collect();
-    let key = key?;
     let (columns, values): (Vec<u16>, Vec<Datum>) = pairs.into_iter().unzip();
     let (kind, keys) = match parked.there {
         true => (SetKind::Patch, vec![key.clone()]),
@@ -339,32 +333,8 @@ fn again(plan: &Plan, parked: &ParkedRow) -> Option<(Set, Key)> {
     Some((set, key))
 }
 
-/// A column by its name, with what it is to hold.
-pub(super) fn named(plan: &Plan, target: usize, column: u16, datum: &Datum) -> (String, serde_json::Value) {
-    let value = match datum {
-        Datum::Text(text) => serde_json::Value::String(String::from_utf8_lossy(text).into_owned()),
-        Datum::Null | Datum::Unset => serde_json::Value::Null,
-    };
-    (plan.targets[target].columns[usize::from(column)].name.clone(), value)
-}
-
-fn values_of(plan: &Plan, set: &Set) -> Named {
-    let values = set.values.first().map(AsRef::as_ref).unwrap_or_default();
-    set.columns.iter().zip(values).map(|(column, datum)| named(plan, set.target, *column, datum)).collect()
-}
-
-/// The rows that an operation names; the one that it is recorded under first.
-fn keys_of(plan: &Plan, operation: &Operation) -> Vec<Key> {
-    match &operation.effect {
-        Effect::Insert { columns, values } | Effect::Ensure { columns, values } => {
-            vec![key_of(&plan.targets[operation.target], columns, values)]
-        }
-        Effect::Patch { key, .. } | Effect::Clear { key, .. } | Effect::Delete { key } | Effect::Absent { key } => {
-            vec![key.clone()]
-        }
-        Effect::Rekey { from, to, .. } => vec![from.clone(), to.clone()],
-        Effect::Truncate { .. } => Vec::new(),
-    }
+fn values_in(plan: &Plan, set: &Set) -> Named {
+    values_of(&plan.targets[set.target], &set.columns, set.values.first().map(AsRef::as_ref).unwrap_or_default())
 }
 
 fn stopped(id: &str) -> Problem {

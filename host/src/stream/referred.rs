@@ -19,12 +19,12 @@ use crate::live::Live;
 use crate::lsn::Lsn;
 use crate::marker::RowDigest;
 use crate::names::TableName;
-use crate::plan::Plan;
 use crate::plan::parts::ALL;
+use crate::plan::{Plan, Target};
 use crate::problem::Outcome;
 
 use super::decided::{Deciding, PATIENCE_LOCKED, digest};
-use super::parked::named;
+use super::lost::{place_of, values_of};
 
 impl Deciding {
     /// Whether rows were kept and have not been sent back yet.
@@ -64,9 +64,9 @@ impl Deciding {
             return Ok(false);
         }
         let row = digest(plan, target, key);
-        let names = plan.targets[target].key.iter().zip(key);
-        let names = names.map(|(column, datum)| named(plan, target, *column, datum)).collect();
-        let kept = KeptRow { row, table: plan.targets[target].name.to_string(), key: names, is_open: true };
+        let Target { name: table, key: columns, .. } = &plan.targets[target];
+        let named = values_of(&plan.targets[target], columns, key);
+        let kept = KeptRow { row, table: table.to_string(), key: named, is_open: true };
         let Some(source) = self.source_of(plan, claim.from.as_ref()) else {
             // What the target's application had changed of it lost to the deletion, and so it was denied. What is sent back
             // has to know of that.
@@ -94,7 +94,6 @@ impl Deciding {
             record: Vec::new(),
         };
         let id = writer.record_open(&lost).await?;
-        let table = &plan.targets[target].name;
         tracing::warn!(
             "{table}: a row was deleted on one side and is referred to on the other, so it comes back; recorded as {}-{id}",
             self.target_name
@@ -127,7 +126,7 @@ impl Deciding {
     /// transactions, and before anything else is decided: that would take them for rows that nobody has touched.
     pub(super) async fn restore(&mut self, writer: &mut Writer<'_>, plan: &Plan) -> Outcome<()> {
         while let Some(kept) = self.settled.kept.first() {
-            if let Some((target, key)) = found(plan, kept) {
+            if let Some((target, key)) = place_of(plan, &kept.table, &kept.key) {
                 self.touch(plan, &Reassertion { target, key, parts: ALL }).await?;
             }
             writer.settle_kept(kept.row, self.target_name).await?;
@@ -157,15 +156,4 @@ fn as_patch(plan: &Plan, set: Set, key: &Key) -> Option<Set> {
         ..set
     };
     is_something.then_some(patch)
-}
-
-/// Where a kept row stands. `None` if its table is not written any more.
-fn found(plan: &Plan, kept: &KeptRow) -> Option<(usize, Key)> {
-    let target = plan.targets.iter().position(|target| target.name.to_string() == kept.table)?;
-    let columns = &plan.targets[target].columns;
-    let datum = |column: &u16| {
-        let value = kept.key.get(&columns[usize::from(*column)].name)?;
-        Some(value.as_str().map_or(Datum::Null, Datum::text))
-    };
-    Some((target, plan.targets[target].key.iter().map(datum).collect::<Option<Key>>()?))
 }
