@@ -175,6 +175,18 @@ fn nice(pid: &str) -> i32 {
     behind.split(' ').nth(16).and_then(|figure| figure.parse().ok()).expect("a number")
 }
 
+/// The rate while every core has as much to do as a compiler gives it, with the priority of everybody else.
+fn beside_work_that_does_not_give_way(rate: &impl Fn() -> f64) -> f64 {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _ends = Ends(&stop);
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| while !stop.load(Ordering::Relaxed) {});
+        }
+        rate()
+    })
+}
+
 #[test]
 fn l10_a_compiler_gives_way_to_the_application_on_a_busy_machine() {
     let (stage, _) = stage("compile_nice", PATIENT);
@@ -208,17 +220,23 @@ fn l10_a_compiler_gives_way_to_the_application_on_a_busy_machine() {
         until("it gives way", SOON, || nice(&compiler[0]) > 0);
         assert!(nice(&host.pid().to_string()) < nice(&compiler[0]), "the host itself does not");
         let pid = Pid::from_raw(compiler[0].parse().expect("a number"));
-        // In turns: whatever else goes on on this machine is in both.
-        let (mut without, mut beside) = (0.0, 0.0);
+        // In turns: whatever else goes on on this machine is in all three.
+        let (mut without, mut beside, mut pressed) = (0.0, 0.0, 0.0);
         for _ in 0..5 {
             kill(pid, Signal::SIGSTOP).expect("it runs");
             without += rate() / 5.0;
+            pressed += beside_work_that_does_not_give_way(&rate) / 5.0;
             kill(pid, Signal::SIGCONT).expect("it is there");
             beside += rate() / 5.0;
         }
         assert_eq!(compilers(host.pid()), compiler, "it compiled all the time");
-        println!("{without:.0} transactions/s without, {beside:.0} beside the compiler: {:.2}", beside / without);
-        assert!(beside > without / 2.0, "{without:.0} transactions/s without, {beside:.0} beside the compiler");
+        println!(
+            "{without:.0} transactions/s without, {beside:.0} beside the compiler ({:.2}), {pressed:.0} beside as much \
+             other work ({:.2})",
+            beside / without,
+            pressed / without
+        );
+        assert!(beside > pressed, "{pressed:.0} transactions/s beside other work, {beside:.0} beside the compiler");
         kill(pid, Signal::SIGKILL).expect("it runs");
         asked.wait(SOON).expect(1).says("COMPILE_MEMORY");
     });
