@@ -26,7 +26,7 @@ use crate::transform::Artifact;
 const DRAIN: Duration = Duration::from_secs(8);
 const PAUSE_LEAST: Duration = Duration::from_millis(100);
 const PAUSE_MOST: Duration = Duration::from_secs(10);
-/// A life that lasted this long was a good one: the next pause is short again.
+/// A life that lasted this long, or in which the link went on, was a good one: the next pause is short again.
 const GOOD_LIFE: Duration = Duration::from_secs(30);
 /// A passing fault before anything has worked at all: the configuration may be wrong, so somebody should hear of it.
 const FIRST_CONNECTIONS: u32 = 30;
@@ -211,7 +211,7 @@ async fn one_link(
     let mut failures = 0;
     let mut orphans = Orphans::default();
     loop {
-        let began = tokio::time::Instant::now();
+        let (began, from) = (tokio::time::Instant::now(), live.borrow().position);
         let renewed = probation.renewed();
         let problems = match one_life(&context, orders, stop.clone(), &live, renewed).await {
             Ok(_) => return Ok(summary(settings.link, &live)),
@@ -247,7 +247,7 @@ async fn one_link(
         // A strict life that has reached its position has found nothing: the next one is an ordinary one.
         orders.strict_until = orders.strict_until.filter(|until| live.borrow().position < *until);
         live.send_modify(|live| live.restarts += 1);
-        if began.elapsed() >= GOOD_LIFE {
+        if began.elapsed() >= GOOD_LIFE || live.borrow().position > from {
             pause = PAUSE_LEAST;
         }
         tokio::select! {
