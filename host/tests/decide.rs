@@ -317,6 +317,18 @@ fn l8_a_row_that_is_new_under_a_pair_that_the_winner_has_replaced_is_sent_back_b
 }
 
 #[test]
+fn l8_a_row_that_is_sent_back_may_be_made_again_before_it_has_arrived() {
+    // The other link took it away on the source in between, with the pair that it was under before.
+    let facts = Rows { moved: vec!["x"], ..Rows::default() };
+    let outcome = judge(Standing::Yields, &facts, vec![claim(insert("x"), 20), claim(insert("x"), 21)]);
+    assert_eq!((outcome.operations.len(), outcome.returned.len(), outcome.conflicts.len()), (2, 1, 0));
+    assert!(matches!(&outcome.operations[1].effect, Effect::Patch { key: own, .. } if *own == key("x")));
+    assert!(outcome.verdict.is_none());
+    let twice = judge(Standing::Yields, &Rows::default(), vec![claim(insert("x"), 20), claim(insert("x"), 21)]);
+    assert!(matches!(twice.verdict, Some(Verdict::Unexpected { .. })), "nothing explains that");
+}
+
+#[test]
 fn counter_example_21_of_a_row_that_is_gone_the_whole_of_the_losers_is_recorded() {
     let gone = one(Standing::Yields, &changed(&[], "x", 15, ALL), patch("x", &[1]));
     assert_eq!((gone.conflicts[0].lost, &*gone.conflicts[0].columns), (Lost::Patch, &[0, 1, 2][..]));

@@ -83,6 +83,16 @@ fn open_cart(customer: &str, whose: &str, product: u64, quantity: u64) -> String
     )
 }
 
+/// A v2 pod whose customers throw their carts away, and take new ones while they have one.
+fn restless_release(dice: &mut Dice) -> String {
+    let (product, customer, quantity) = (1 + dice.below(PRODUCTS), customer(dice), 1 + dice.below(9));
+    match dice.below(20) {
+        0 => open_cart(&customer, "AND cart_id IS NOT NULL", product, quantity),
+        1 => format!("UPDATE customer SET cart_id = NULL WHERE id = {customer}"),
+        _ => new_release(dice),
+    }
+}
+
 /// Writes until told to stop, in a session of its own.
 fn write(url: &str, (stop, done): (&AtomicBool, &AtomicU64), mut dice: Dice, release: fn(&mut Dice) -> String) {
     while !stop.load(Ordering::Relaxed) {
@@ -164,6 +174,15 @@ fn carts(name: &str, policy: &str, new_release: fn(&mut Dice) -> String) -> Stag
 fn l8_fifty_customers_of_both_releases_and_kills_end_with_carts_that_are_equal_through_the_transform() {
     for policy in ["green_wins", "blue_wins"] {
         let stage = carts(&format!("cart_load_{policy}"), policy, new_release);
+        stage.falkirk(&["verify"]).expect(0);
+        stage.falkirk(&["clean"]).expect(0);
+    }
+}
+
+#[test]
+fn l8_carts_that_release_2_throws_away_and_replaces_while_release_1_writes_through_them_stay_equal() {
+    for policy in ["green_wins", "blue_wins"] {
+        let stage = carts(&format!("cart_restless_{policy}"), policy, restless_release);
         stage.falkirk(&["verify"]).expect(0);
         stage.falkirk(&["clean"]).expect(0);
     }

@@ -139,3 +139,73 @@ fn l8_a_line_that_release_1_makes_anew_while_its_cart_is_replaced_stays_on_both_
         stage.falkirk(&["clean"]).expect(0);
     }
 }
+
+/// Nothing runs, and both releases write: release 2 does something to the cart, release 1 goes on with its lines.
+fn raced(stage: &Stage, new_release: &str) {
+    stage.blue.sql("INSERT INTO cart_line VALUES (1, 41, 1), (2, 41, 2)");
+    follow(stage);
+    stage.green.sql(new_release);
+    stage.blue.sql("UPDATE cart_line SET quantity = 9 WHERE product_id = 1");
+    stage.blue.sql("INSERT INTO cart_line VALUES (4, 41, 4)");
+    (0..3).for_each(|_| follow(stage));
+    stage.assert_same(OLD, NEW);
+    stage.falkirk(&["verify"]).expect(0);
+}
+
+#[test]
+fn l8_a_cart_that_release_2_throws_away_while_release_1_writes_its_lines_is_made_anew_for_those() {
+    for (policy, lines, recorded) in
+        [("green_wins", ["(4,41,4)"].as_slice(), "update"), ("blue_wins", &["(1,41,9)", "(4,41,4)"], "delete")]
+    {
+        let stage = stage(&format!("cart_lost_{policy}"), policy);
+        raced(&stage, "UPDATE customer SET cart_id = NULL WHERE id = 41");
+        assert_eq!(stage.blue.lines(OLD), lines, "{policy}");
+        assert_eq!(kinds(&stage), [[recorded]], "{policy}");
+        // Both releases go on with the cart that the host has made.
+        stage.blue.sql("INSERT INTO cart_line VALUES (3, 41, 3)");
+        stage.green.sql("UPDATE cart_line SET quantity = 40 WHERE product_id = 4");
+        follow(&stage);
+        stage.assert_same(OLD, NEW);
+        assert_eq!(stage.blue.lines(OLD)[lines.len() - 1..], ["(3,41,3)", "(4,41,40)"], "{policy}");
+        stage.falkirk(&["clean"]).expect(0);
+    }
+}
+
+#[test]
+fn l8_a_cart_that_release_2_replaces_again_and_again_while_release_1_writes_its_lines_stays_one() {
+    let open = |cart: u32| {
+        format!(
+            "BEGIN; INSERT INTO cart (id) VALUES ({cart}); INSERT INTO cart_line VALUES (2, {cart}, {cart}), (3, {cart}, 3);
+             UPDATE customer SET cart_id = {cart} WHERE id = 41; COMMIT;"
+        )
+    };
+    for (name, new_release, last) in [
+        ("twice", format!("{}{}", open(700), open(701)), "701"),
+        ("thrown", format!("{}UPDATE customer SET cart_id = NULL WHERE id = 41;{}", open(700), open(701)), "701"),
+        ("back", format!("{}{}UPDATE customer SET cart_id = 700 WHERE id = 41;", open(700), open(701)), "700"),
+    ] {
+        for policy in ["green_wins", "blue_wins"] {
+            let stage = stage(&format!("cart_{name}_{policy}"), policy);
+            raced(&stage, &new_release);
+            let all = [format!("(2,41,{last})"), "(3,41,3)".to_owned(), "(4,41,4)".to_owned()];
+            let own = (policy == "blue_wins").then(|| "(1,41,9)".to_owned());
+            assert_eq!(stage.blue.lines(OLD), own.into_iter().chain(all).collect::<Vec<_>>(), "{name}, {policy}");
+            stage.falkirk(&["clean"]).expect(0);
+        }
+    }
+}
+
+#[test]
+fn l8_a_customer_goes_back_to_the_cart_that_the_host_had_made_while_release_1_writes_its_lines() {
+    for policy in ["green_wins", "blue_wins"] {
+        let stage = stage(&format!("cart_first_again_{policy}"), policy);
+        raced(
+            &stage,
+            "INSERT INTO cart (id) VALUES (700);
+             CREATE TEMPORARY TABLE first AS SELECT cart_id FROM customer WHERE id = 41;
+             UPDATE customer SET cart_id = 700 WHERE id = 41;
+             UPDATE customer SET cart_id = (SELECT cart_id FROM first) WHERE id = 41",
+        );
+        stage.falkirk(&["clean"]).expect(0);
+    }
+}

@@ -91,7 +91,8 @@ impl Keys {
         keys.dedup();
         for adoption in &map.adopts {
             let held = held(self.target.client(), adoption, &keys, "").await?;
-            self.insert(map, held).await?;
+            let pairs = held.into_iter().filter_map(|(source, target)| Some((source, target?)));
+            self.insert(map, pairs.collect()).await?;
         }
         let known = self.of_source(map, &keys).await?;
         let mut missing = keys.clone();
@@ -191,18 +192,21 @@ impl Keys {
     }
 }
 
-/// Counter-example 7: pairs that the target's own application has made, whether the other link has bound them yet or not.
-/// `lock`: what keeps them as they are until the transaction ends.
+/// A key of the source, and the key of the target that the target's application has paired with it, if it has.
+pub type Held = (String, Option<String>);
+
+/// Counter-example 7: what the target's own application says of these keys of the source, whether the other link has bound
+/// it yet or not. `lock`: what keeps it as it is until the transaction ends.
 pub async fn held(
     target: &Client,
     Adoption { table, source_key, target_key, type_sql }: &Adoption,
     keys: &[String],
     lock: &str,
-) -> Outcome<Vec<Pair>> {
+) -> Outcome<Vec<Held>> {
     let (source, target_key) = (quote_name(source_key), quote_name(target_key));
     let sql = format!(
         "SELECT {source}::text, {target_key}::text FROM {} WHERE {source} = ANY($1::text[]::{type_sql}[]) \
-         AND {target_key} IS NOT NULL ORDER BY {source} {lock}",
+         ORDER BY {source} {lock}",
         table.sql()
     );
     let rows = target.query(&sql, &[&keys]).await.map_err(|error| fault::refused(&error).table(table))?;

@@ -306,6 +306,12 @@ impl<F: Facts> Judge<'_, F> {
             Effect::Insert { columns, values } if theirs != 0 || (here && at_all) => {
                 self.lose(&claim, key, Lost::Insert, (columns.clone(), values.clone()), losing)
             }
+            // The link that moved its key took the row away on the source, and the source made it once more; what is sent
+            // back is the row as this transaction leaves it.
+            Effect::Insert { columns, values } if here && self.comes_back(target, &key) => {
+                self.write_row(&claim, key, columns, values);
+                Ok(())
+            }
             Effect::Insert { .. } if here => Err(unexpected(&claim, key)),
             Effect::Delete { .. } if !here => match self.stands_elsewhere(&claim, &key, theirs) {
                 Some((claim, key)) => self.lose(&claim, key, Lost::Delete, (Columns::from([]), Box::from([])), losing),

@@ -145,6 +145,11 @@ impl Assembler {
         }
     }
 
+    /// The checkpoint from which it goes on.
+    pub fn from(&self) -> Lsn {
+        self.from
+    }
+
     /// Takes the next message. Everything after a problem, or after `until`, is left alone.
     pub fn take(&mut self, message: Message, plan: &Plan, relations: &mut Relations) {
         if self.ended() {
@@ -215,7 +220,7 @@ impl Assembler {
     fn changed(&mut self, change: Change, plan: &Plan, relations: &Relations) {
         let Some(open) = self.open.as_mut().filter(|open| !open.skip || open.echo) else { return };
         if open.echo && !returns(open, &self.notebook, &change, relations) {
-            if open.listed.is_some() || is_mirrored(&change, plan, relations) {
+            if open.listed.is_some() || is_followed(&change, plan, relations) {
                 self.bytes += change.weight_bytes();
                 self.changes.push(Placed { change, at: open.commit_lsn, knew: self.context, echo: true });
             }
@@ -293,7 +298,7 @@ impl Assembler {
                 self.changes.push(placed);
             } else if echo {
                 rows.iter().for_each(|row| *listed.entry(*row).or_default() -= 1);
-                if is_mirrored(&placed.change, plan, relations) {
+                if is_followed(&placed.change, plan, relations) {
                     self.changes.push(placed);
                 }
             } else {
@@ -466,10 +471,13 @@ fn returns(open: &Open, notebook: &Option<(Notebook, Arc<Seen>)>, change: &Chang
     notebook.rows_of(change, relations).iter().any(|row| open.returned.contains(row))
 }
 
-/// Counter-example 4: mirrors hold the rows of the other link as well.
-fn is_mirrored(change: &Change, plan: &Plan, relations: &Relations) -> bool {
+/// Counter-example 4: mirrors hold the rows of the other link as well, and pairs are those of its rows.
+fn is_followed(change: &Change, plan: &Plan, relations: &Relations) -> bool {
     match relations.get(&change.relation) {
-        Some(Bound::Source { source, .. }) => plan.sources[*source].depends.mirror.is_some(),
+        Some(Bound::Source { source, .. }) => {
+            let depends = &plan.sources[*source].depends;
+            depends.mirror.is_some() || !depends.binds.is_empty()
+        }
         Some(Bound::LeftOut) | None => false,
     }
 }

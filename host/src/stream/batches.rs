@@ -22,9 +22,10 @@ use super::assemble::{Assembler, Collected, Ended, Placed};
 use super::decided::Claims;
 use super::exchange::{Now, Order};
 use super::lifting::{Fault, Lifting};
+use super::paired::Pairs;
 use super::reader::{self, Item};
 use super::relations::{Misfit, Relations};
-use super::seen::to_bytes;
+use super::seen::{Seen, to_bytes};
 use super::shadow::Shadow;
 use super::touched::Touched;
 use super::trial::Trial;
@@ -53,6 +54,8 @@ pub(super) struct Batches {
     pub(super) strict_until: Option<Lsn>,
     /// Batches are decided by the writer: operations are handed on one by one instead of folded.
     pub(super) decides: bool,
+    /// What the other link has seen, where both write.
+    pub(super) theirs: Option<Arc<Seen>>,
     /// Nothing is handed on: own changes of the source are only counted.
     pub(super) held: Option<Waiting>,
     /// What is held is tried, so that somebody knows whether it could be applied.
@@ -312,6 +315,7 @@ impl Batches {
         {
             self.shadow = Some(shadow);
         }
+        let bound = self.theirs.as_ref().map(|theirs| theirs.bound()).unwrap_or_default();
         let lifted = match self.lift_all(&changes).await {
             Ok(lifted) => lifted,
             Err(fault) => {
@@ -345,8 +349,11 @@ impl Batches {
             self.note_written(closing.position);
         }
         let first = opens.then(|| last.map_or(open_at, |closing| closing.position));
+        if let (Some(closing), Some((_, seen))) = (last, &self.assembler.notebook) {
+            seen.bind(closing.position);
+        }
         let recent = self.recent(&commits);
-        let pairs = self.lifting.pairs();
+        let pairs = Pairs { bound, ..self.lifting.pairs() };
         match lifted {
             Lifted::Sets(segments) => Work::Batch(Batch { segments, first, last, recent }),
             Lifted::Claims(claims) => Work::Claims(Claims { claims, pairs, first, last, recent }),

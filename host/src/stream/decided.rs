@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::apply::keys::Pair;
 use crate::apply::writer::{Batch, Closing, Lost, Recent, Writer, other_link_silent};
 use crate::change::Datum;
 use crate::delta::decide::{self, Claim, Facts, Rules, Standing, Verdict};
@@ -30,7 +29,7 @@ use crate::plan::parts::LinkParts;
 use crate::problem::{Blame, Outcome, Problem};
 
 use super::asserted::Said;
-use super::paired::Paired;
+use super::paired::{Paired, Pairs};
 use super::seen::Seen;
 use super::settled::Settled;
 
@@ -45,7 +44,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) struct Claims {
     pub(super) claims: Vec<Claim>,
     /// The pairs of keys by which they were lifted.
-    pub(super) pairs: Vec<(usize, Pair)>,
+    pub(super) pairs: Pairs,
     pub(super) first: Option<Lsn>,
     pub(super) last: Option<Closing>,
     pub(super) recent: Option<Recent>,
@@ -252,9 +251,25 @@ impl Deciding {
     ) -> Outcome<(HashMap<(usize, Key), bool>, Paired)> {
         let there = self.lock(writer, plan, batch).await?;
         let looked = if self.other_applies { Some(&mut *writer) } else { None };
-        match Paired::of(looked, plan, &batch.pairs).await {
+        let paired = match Paired::of(looked, plan, &batch.pairs).await {
+            Ok(paired) => self.stand(plan, &paired, batch.pairs.bound).await.map(|()| paired),
+            Err(problem) => Err(problem),
+        };
+        match paired {
             Ok(paired) => Ok((there, paired)),
             Err(problem) => writer.abandon().await.and(Err(problem)),
+        }
+    }
+
+    /// L8: whether the pairs of a batch, up to `bound`, are still those that the target's rows speak of.
+    async fn stand(&self, plan: &Plan, paired: &Paired, bound: Lsn) -> Outcome<()> {
+        if !paired.lacks_any() {
+            return Ok(());
+        }
+        let now = self.target_position().await?;
+        match self.theirs.wait(now, PATIENCE_LOCKED).await {
+            true => paired.stand(plan, &self.ruled.parts, |row| self.theirs.changed(row, bound)),
+            false => Err(other_link_silent()),
         }
     }
 

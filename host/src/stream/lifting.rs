@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::apply::keys::Pair;
 use crate::change::{Before, Change, Event, Image};
 use crate::delta::decide::{Claim, denied, details_last};
 use crate::delta::fold::Folder;
@@ -26,6 +25,7 @@ use super::assemble::Placed;
 use super::keyed::Keyed;
 use super::keyed::transaction::Step;
 use super::notes::{Notebook, changed};
+use super::paired::Pairs;
 use super::relations::{Bound, Relations, in_order};
 
 /// A change that could not be lifted.
@@ -73,7 +73,7 @@ impl Lifting {
     }
 
     /// The pairs of keys by which it was lifted.
-    pub(super) fn pairs(&mut self) -> Vec<(usize, Pair)> {
+    pub(super) fn pairs(&mut self) -> Pairs {
         self.keyed.as_mut().map(Keyed::used).unwrap_or_default()
     }
 

@@ -179,6 +179,7 @@ pub async fn run(
         lingers: stream.lingers,
         strict_until: stream.strict_until,
         decides: deciding.is_some(),
+        theirs: deciding.as_ref().map(|deciding| deciding.theirs.clone()),
         held: watches.is_some().then(Waiting::default),
         trial: watches.flatten(),
         written: from,
@@ -214,6 +215,7 @@ pub async fn run(
 /// Whether the link only watches, and how it decides; the assembler takes notes for the other one.
 fn part(two_way: Option<TwoWay>, assembler: &mut Assembler) -> (Watches, Option<Box<Deciding>>) {
     let Some(TwoWay { notebook, seen, part }) = two_way else { return (None, None) };
+    seen.bind(assembler.from());
     assembler.notebook = Some((notebook, seen));
     match part {
         Part::Watches(trial) => (Some(trial), None),

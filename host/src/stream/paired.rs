@@ -6,6 +6,10 @@
 //! than the target's row says is not written. The other link brings the application's pair, and the batch is lifted again
 //! by that. Where a pair is replaced, the rows that used it move, and what the source did to them without knowing so
 //! conflicts with that.
+//!
+//! A customer without a cart never had one, or release 2 has thrown it away. Then the other link takes the pair away as
+//! well: until it has, a batch that was lifted by that pair is not written either. After that the host makes a cart anew
+//! for whatever release 1 still puts into it; nothing of release 2 is lost by that, whoever wins.
 
 use std::collections::HashMap;
 
@@ -13,7 +17,9 @@ use crate::apply::keys::Pair;
 use crate::apply::writer::Writer;
 use crate::change::Datum;
 use crate::delta::Key;
+use crate::lsn::Lsn;
 use crate::marker::{RowDigest, row_digest};
+use crate::names::TableName;
 use crate::plan::keyed::Adoption;
 use crate::plan::parts::{EXISTENCE, LinkParts};
 use crate::plan::{Plan, Source};
@@ -21,27 +27,38 @@ use crate::problem::{Blame, Outcome, Problem};
 
 use super::decided::text_of;
 
+/// The pairs of a batch, of maps in which the target's application pairs keys as well: map, source's key, target's key.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pairs {
+    /// By which it was lifted.
+    pub(super) all: Vec<(usize, Pair)>,
+    /// The position of the target up to which the other link had bound pairs when they were looked up.
+    pub(super) bound: Lsn,
+}
+
 /// The pairs of a batch, and what the target's rows say of them.
 #[derive(Debug, Default)]
 pub(super) struct Paired {
     /// By map and key of the target: the source's key.
     sources: HashMap<(usize, String), String>,
-    /// The key of the target that a row of the target holds, by row and column.
+    /// The key of the target that a row of the target holds, or may be given, by row and column.
     held: HashMap<(RowDigest, u16), String>,
+    /// Rows of the target that hold no key of a map: map, table, row and column.
+    without: Vec<(usize, usize, RowDigest, u16)>,
 }
 
 impl Paired {
     /// Looks at the rows by which the target's application pairs keys, and keeps them as they are. Without a writer nobody
     /// pairs keys but this link.
-    pub(super) async fn of(writer: Option<&mut Writer<'_>>, plan: &Plan, used: &[(usize, Pair)]) -> Outcome<Paired> {
+    pub(super) async fn of(writer: Option<&mut Writer<'_>>, plan: &Plan, used: &Pairs) -> Outcome<Paired> {
         let mut paired = Paired::default();
-        for (map, (source, target)) in used {
+        for (map, (source, target)) in &used.all {
             paired.sources.insert((*map, target.clone()), source.clone());
         }
         let Some(writer) = writer else { return Ok(paired) };
         for (number, map) in plan.maps.iter().enumerate() {
-            let ours: HashMap<&String, &String> =
-                used.iter().filter(|(map, _)| *map == number).map(|(_, (source, target))| (source, target)).collect();
+            let of_map = used.all.iter().filter(|(map, _)| *map == number);
+            let ours: HashMap<&String, &String> = of_map.map(|(_, (source, target))| (source, target)).collect();
             let mut asked: Vec<String> = ours.keys().map(|source| (*source).clone()).collect();
             asked.sort_unstable();
             for adoption in map.adopts.iter().filter(|_| !asked.is_empty()) {
@@ -49,12 +66,14 @@ impl Paired {
                 // What this link never writes it may have no right to lock.
                 let held = writer.held(adoption, &asked, place.is_some()).await?;
                 for (source, target) in held {
-                    if ours.get(&source).is_some_and(|ours| **ours != target) {
-                        return Err(bound_anew(&map.name, adoption));
+                    let Some(ours) = ours.get(&source) else { continue };
+                    if target.as_ref().is_some_and(|held| held != *ours) {
+                        return Err(bound_anew(&map.name, (&adoption.table, &adoption.target_key)));
                     }
                     if let Some((at, column)) = place {
                         let row = row_digest(&plan.targets[at].name, std::iter::once(source.as_bytes()));
-                        paired.held.insert((row, column), target);
+                        paired.without.extend(target.is_none().then_some((number, at, row, column)));
+                        paired.held.insert((row, column), (*ours).clone());
                     }
                 }
             }
@@ -62,7 +81,28 @@ impl Paired {
         Ok(paired)
     }
 
-    /// Whether a row of the target holds this key already.
+    /// Whether rows of the target hold no key.
+    pub(super) fn lacks_any(&self) -> bool {
+        !self.without.is_empty()
+    }
+
+    /// L8: a row that holds no key was never given one, or the target's application has taken it away. If the other link
+    /// had not bound that yet when the pairs were looked up, these are no pairs any more. `newer` says what the
+    /// application has changed of a row since then.
+    pub(super) fn stand(&self, plan: &Plan, parts: &LinkParts, newer: impl Fn(RowDigest) -> u64) -> Outcome<()> {
+        let taken_away = |(_, at, row, column): &&(usize, usize, RowDigest, u16)| {
+            newer(*row) & (parts.targets()[*at][usize::from(*column)] | EXISTENCE) != 0
+        };
+        match self.without.iter().find(taken_away) {
+            None => Ok(()),
+            Some((map, at, _, column)) => {
+                let target = &plan.targets[*at];
+                Err(bound_anew(&plan.maps[*map].name, (&target.name, &target.columns[usize::from(*column)].name)))
+            }
+        }
+    }
+
+    /// Whether a row of the target holds this key already, or none and may be given it.
     pub(super) fn holds(&self, row: RowDigest, column: u16, value: &Datum) -> bool {
         self.held.get(&(row, column)).is_some_and(|held| held.as_bytes() == text_of(value))
     }
@@ -118,12 +158,12 @@ fn through(plan: &Plan, target: usize) -> Vec<(usize, usize)> {
     all
 }
 
-fn bound_anew(map: &str, adoption: &Adoption) -> Problem {
+fn bound_anew(map: &str, (table, column): (&TableName, &str)) -> Problem {
     let what = format!(
         "the target's application has paired keys of map {map} otherwise than the host; the other link brings that first"
     );
     Problem::retry(Blame::Target, "PAIR_BOUND_ANEW", what)
-        .table(&adoption.table)
-        .column(&adoption.target_key)
+        .table(table)
+        .column(column)
         .remedy("if this goes on, see `falkirk status` for what keeps the other link")
 }

@@ -27,6 +27,8 @@ pub struct Seen {
     passed: watch::Sender<Lsn>,
     /// What the other link's application knows durably: nothing before it is ever asked for again.
     forgotten: watch::Sender<Lsn>,
+    /// The key maps say what every row that committed before it says of pairs.
+    bound: watch::Sender<Lsn>,
 }
 
 impl Default for Seen {
@@ -36,6 +38,7 @@ impl Default for Seen {
             kept: Mutex::default(),
             passed: watch::Sender::new(Lsn::ZERO),
             forgotten: watch::Sender::new(Lsn::ZERO),
+            bound: watch::Sender::new(Lsn::ZERO),
         }
     }
 }
@@ -101,6 +104,17 @@ impl Seen {
     /// Whether what this row stands for was kept when the application removed it.
     pub fn is_kept(&self, row: RowDigest) -> bool {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).contains(&row)
+    }
+
+    /// The key maps say what every row that committed before `position` says of pairs. A link that starts once more goes
+    /// back: it binds again what it has bound since its checkpoint.
+    pub fn bind(&self, position: Lsn) {
+        self.bound.send_replace(position);
+    }
+
+    /// Up to where the key maps say what the rows say.
+    pub fn bound(&self) -> Lsn {
+        *self.bound.borrow()
     }
 
     /// Nothing before `position` will be asked for again.

@@ -17,7 +17,7 @@ use crate::apply::LinkIdentity;
 use crate::apply::checkpoint::Counters;
 use crate::apply::encode::{self, Ready, Typed};
 use crate::apply::fault;
-use crate::apply::keys::{Pair, held};
+use crate::apply::keys::{Held, held};
 use crate::apply::statement::{self, Parameter};
 use crate::change::Datum;
 use crate::delta::{Key, Set};
@@ -78,9 +78,9 @@ impl<'c> Writer<'c> {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// The pairs of keys that rows of the target's application hold; kept as they are until the transaction ends, or only
-    /// looked at.
-    pub async fn held(&mut self, adoption: &Adoption, keys: &[String], locks: bool) -> Outcome<Vec<Pair>> {
+    /// The keys that rows of the target's application hold; kept as they are until the transaction ends, or only looked
+    /// at.
+    pub async fn held(&mut self, adoption: &Adoption, keys: &[String], locks: bool) -> Outcome<Vec<Held>> {
         match held(self.client, adoption, keys, if locks { "FOR SHARE" } else { "" }).await {
             Ok(pairs) => Ok(pairs),
             Err(problem) => Err(self.give_up(problem).await),

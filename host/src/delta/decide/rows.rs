@@ -76,6 +76,11 @@ impl<F: Facts> Judge<'_, F> {
         }
     }
 
+    /// Whether this transaction has made a row that is sent back.
+    pub(super) fn comes_back(&self, target: usize, key: &Key) -> bool {
+        self.outcome.returned.iter().any(|(at, returned)| *at == target && returned == key)
+    }
+
     /// Whether a patch of nobody's asks for a pair of keys that is there.
     pub(super) fn agrees(
         &self,

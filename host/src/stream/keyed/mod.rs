@@ -32,6 +32,7 @@ use crate::pg::address::Address;
 use crate::plan::Plan;
 use crate::problem::Outcome;
 
+use super::paired::Pairs;
 use rows::{Hashes, Mirrored, Place, Writing, place, text};
 use transaction::{Step, Transaction, images, wishes};
 use world::World;
@@ -54,7 +55,7 @@ pub struct Keyed {
     lifted: BTreeMap<Place, Option<Mirrored>>,
     durable: Option<watch::Receiver<Lsn>>,
     /// The pairs that the last batch was extended by, of maps in which the target's application pairs keys as well.
-    used: Vec<(usize, Pair)>,
+    used: Pairs,
     /// By map: pairs that never change.
     known: Vec<HashMap<String, String>>,
 }
@@ -107,7 +108,7 @@ impl Keyed {
             on_its_way: HashMap::new(),
             lifted: BTreeMap::new(),
             durable: None,
-            used: Vec::new(),
+            used: Pairs::default(),
             known: vec![HashMap::new(); plan.maps.len()],
             plan,
         }
@@ -119,7 +120,7 @@ impl Keyed {
     }
 
     /// The pairs that the last batch was extended by.
-    pub(super) fn used(&mut self) -> Vec<(usize, Pair)> {
+    pub(super) fn used(&mut self) -> Pairs {
         std::mem::take(&mut self.used)
     }
 
@@ -166,7 +167,7 @@ impl Keyed {
         let of = |(number, _)| {
             world.pairs(number).iter().map(move |(source, target)| (number, (source.clone(), target.clone())))
         };
-        self.used = maps.flat_map(of).collect();
+        self.used = Pairs { all: maps.flat_map(of).collect(), ..Pairs::default() };
         self.rebind(&before, &world).await?;
         Ok(made)
     }
@@ -243,16 +244,18 @@ impl Keyed {
             }
             self.want_for(step.source, image, is_new && !step.echo, wanted);
         }
-        if step.echo {
-            return;
-        }
         for bound in &source.depends.binds {
             let pair = |image: &Image| Some((text(image, bound.source_key)?, text(image, bound.target_key)?));
             let (old, new) = (before.and_then(pair), after.and_then(pair));
             for pair in [&old, &new].into_iter().flatten().filter(|_| old != new) {
-                wanted.hashes.extend(self.written_by(bound.map, pair));
+                if !step.echo {
+                    wanted.hashes.extend(self.written_by(bound.map, pair));
+                }
                 wanted.bound.entry(bound.map).or_default().insert(pair.clone());
             }
+        }
+        if step.echo {
+            return;
         }
         let images = [before, after].into_iter().flatten();
         wanted.hashes.extend(wishes(&self.plan, &self.hashes, step.source, images));

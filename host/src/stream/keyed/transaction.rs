@@ -120,7 +120,7 @@ impl Transaction<'_> {
     /// Binds the transaction's pairs. Answers what the rows are found by that these pairs, or changed related rows, concern.
     fn hot(&mut self, steps: &[Step<'_>]) -> HashSet<i64> {
         let mut hot = HashSet::new();
-        for step in steps.iter().filter(|step| !step.echo) {
+        for step in steps {
             let (before, after) = images(&step.event);
             for bound in &self.plan.sources[step.source].depends.binds {
                 let pair = |image: &Image| Some((text(image, bound.source_key)?, text(image, bound.target_key)?));
@@ -128,7 +128,9 @@ impl Transaction<'_> {
                 if old == new {
                     continue;
                 }
-                for (source, target) in old.iter().chain(&new) {
+                // What the other link has paired and filled in is a pair from here on as well, whatever was bound before a
+                // crash (L8); its rows say so themselves.
+                for (source, target) in old.iter().chain(&new).filter(|_| !step.echo) {
                     self.mention(bound.map, source, target, &mut hot);
                 }
                 if let Some((source, target)) = old {
@@ -139,6 +141,9 @@ impl Transaction<'_> {
                 }
             }
             let source = &self.plan.sources[step.source];
+            if step.echo {
+                continue;
+            }
             let cells = |image: Option<&Image>| image.map(|image| rows::cells(source, image));
             if source.depends.mirror.is_some() && cells(before) != cells(after) {
                 hot.extend(wishes(self.plan, self.hashes, step.source, [before, after].into_iter().flatten()));
