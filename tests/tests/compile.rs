@@ -181,7 +181,11 @@ fn beside_work_that_does_not_give_way(rate: &impl Fn() -> f64) -> f64 {
     std::thread::scope(|scope| {
         let _ends = Ends(&stop);
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| while !stop.load(Ordering::Relaxed) {});
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
         }
         rate()
     })

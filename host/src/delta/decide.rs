@@ -328,30 +328,38 @@ impl<F: Facts> Judge<'_, F> {
             Effect::Patch { columns, values, .. } | Effect::Clear { columns, values, .. } => {
                 self.yield_patch(&claim, key, (columns, values), theirs, losing)
             }
-            Effect::Rekey { to, .. } => {
-                let moved = if self.exists(target, to) { self.moved(&claim, to, true) } else { 0 };
-                let theirs = record | moved | self.facts.changed(target, to, claim.knew);
-                match &claim.whole {
-                    Some(whole) if theirs != 0 => {
-                        let (columns, values) = whole.clone();
-                        let insert = part_of(&claim, Effect::Insert { columns, values });
-                        let to = to.clone();
-                        self.yield_to(part_of(&claim, Effect::Delete { key: key.clone() }), key, losing)?;
-                        self.yield_to(insert, to, losing)
-                    }
-                    _ if theirs != 0 || !here || self.exists(target, to) => Err(unexpected(&claim, key)),
-                    _ => {
-                        self.apply(&claim, claim.operation.effect.clone());
-                        Ok(())
-                    }
-                }
-            }
+            Effect::Rekey { to, .. } => self.yield_rekey(&claim, (&key, to), (here, record), losing),
             effect => {
                 let effect = effect.clone();
                 if matches!(losing, Losing::ByPolicy) {
                     self.come_back(&claim, &key, &effect);
                 }
                 self.apply(&claim, effect);
+                Ok(())
+            }
+        }
+    }
+
+    /// A rekey conflicts on either of its keys; then it is a delete and an insert.
+    fn yield_rekey(
+        &mut self,
+        claim: &Claim,
+        (key, to): (&Key, &Key),
+        (here, record): (bool, u64),
+        losing: Losing,
+    ) -> Judged {
+        let target = claim.operation.target;
+        let moved = if self.exists(target, to) { self.moved(claim, to, true) } else { 0 };
+        let theirs = record | moved | self.facts.changed(target, to, claim.knew);
+        match &claim.whole {
+            Some((columns, values)) if theirs != 0 => {
+                let insert = Effect::Insert { columns: columns.clone(), values: values.clone() };
+                self.yield_to(part_of(claim, Effect::Delete { key: key.clone() }), key.clone(), losing)?;
+                self.yield_to(part_of(claim, insert), to.clone(), losing)
+            }
+            _ if theirs != 0 || !here || self.exists(target, to) => Err(unexpected(claim, key.clone())),
+            _ => {
+                self.apply(claim, claim.operation.effect.clone());
                 Ok(())
             }
         }
