@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::apply::checkpoint::{self, Phase};
 use crate::apply::chunk;
 use crate::config::Settings;
-use crate::link::returned;
+use crate::link::{commanded, returned};
 use crate::lsn::Lsn;
 use crate::marker::row_digest;
 use crate::names::{TableName, quote_text};
@@ -133,6 +133,7 @@ pub struct UnfitRows {
 pub async fn status(settings: &Settings, values: bool) -> Outcome<Status> {
     let origin = settings.origin();
     let mut status = link_status(&settings.seen_from(origin), values).await?;
+    status.warnings.extend(commanded::recorded(settings).await?.as_ref().map(commanded::text));
     if settings.two_way() {
         status.other = Some(Box::new(link_status(&settings.seen_from(origin.other()), values).await?));
         status.sequences = sequences::shown(settings).await?;

@@ -6,10 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::TryFutureExt;
 use tokio::sync::watch;
 
 use crate::apply::checkpoint;
 use crate::config::Settings;
+use crate::link::commanded;
 use crate::link::{self, Context, Orders, Pair, Problems};
 use crate::live::{Live, Stage};
 use crate::lsn::Lsn;
@@ -59,21 +61,19 @@ pub struct Summary {
     pub conflicts: u64,
 }
 
-/// Loads the artifacts that the configuration names, and finds the way from blue's version to green's through them.
+/// What a host begins with: what the configuration names, or what was put in by command and holds.
 pub async fn load_artifact(settings: &Settings) -> Result<Option<Arc<Artifact>>, Problem> {
-    load_artifacts(settings).await.map(|(artifact, _)| artifact)
+    let configured = load_artifacts(settings).await?;
+    Ok(commanded::begin(settings, configured).await?.revision)
 }
 
-/// The same, and the digest of each file.
-async fn load_artifacts(settings: &Settings) -> Result<(Option<Arc<Artifact>>, Vec<String>), Problem> {
+/// The artifacts that the configuration names, each at its place.
+async fn load_artifacts(settings: &Settings) -> Result<Vec<Arc<Artifact>>, Problem> {
     let (files, limits, compiler) = (settings.transforms.clone(), settings.limits, settings.compiler.clone());
-    let (from, to) = (settings.blue.schema_version.clone(), settings.green.schema_version.clone());
     let load = move || {
         let each =
             files.iter().map(|file| Artifact::load(&file.path, file.pin.as_deref(), &limits, &compiler).map(Arc::new));
-        let all = each.collect::<Result<Vec<_>, Problem>>()?;
-        let digests = all.iter().map(|artifact| artifact.digest().to_owned()).collect();
-        Ok((Artifact::joined(all, &from, &to)?, digests))
+        each.collect::<Result<Vec<_>, Problem>>()
     };
     let loaded = tokio::task::spawn_blocking(load).await;
     loaded.unwrap_or_else(|_| {
@@ -99,15 +99,19 @@ pub async fn run(
     shown: Shown,
     (door, recopies): (Door, recopy::Desk),
 ) -> Result<Vec<Summary>, Problems> {
-    let Some(loaded) = unless_told(stop.clone(), load_artifacts(settings)).await? else { return Ok(Vec::new()) };
+    let Some(configured) = unless_told(stop.clone(), load_artifacts(settings)).await? else { return Ok(Vec::new()) };
+    let begins = || commanded::begin(settings, configured.clone()).map_err(|problem| vec![problem]);
+    let Some(beginning) = patiently(begins, stop.clone(), &shown.origin).await? else { return Ok(Vec::new()) };
     let (origin, host) = (settings.origin(), host_name());
     let seen = [Arc::<Seen>::default(), Arc::<Seen>::default()];
     let lives = [shown.origin.subscribe(), shown.other.subscribe()];
-    let mut swaps = Swaps::start(settings, loaded, until == Until::Told, lives, door);
-    let (running, probation) = (swaps.running.clone(), swaps.probation.clone());
+    let mut swaps = Swaps::start(settings, (beginning, &configured), until == Until::Told, lives, door);
+    let (running, commanded) = (swaps.running.clone(), swaps.commanded.clone());
+    let probation = swaps.probation.clone();
     let mut context = |link: Link, seen: Arc<Seen>, theirs: Arc<Seen>| Context {
         settings: settings.seen_from(link),
         running: running.clone(),
+        commanded: commanded.clone(),
         desk: swaps.desk(),
         recopies: recopies.clone(),
         host: host.clone(),
@@ -118,7 +122,7 @@ pub async fn run(
         return one_link(first, until, stop, shown.origin, &probation).await.map(|summary| vec![summary]);
     }
     let second = context(origin.other(), seen[1].clone(), seen[0].clone());
-    if !patiently(&second, stop.clone(), &shown.other).await? {
+    if patiently(|| link::prepare(&second), stop.clone(), &shown.other).await?.is_none() {
         return Ok(Vec::new());
     }
     let (tell, told_both) = watch::channel(false);
@@ -166,20 +170,20 @@ async fn all_caught_up(lives: [watch::Receiver<Live>; 2]) {
     }
 }
 
-/// Prepares the link that copies nothing; waits while a database cannot be reached. `false`: told to stop meanwhile.
-async fn patiently(
-    context: &Context,
+/// What has to be done before the links live; waits while a database cannot be reached. `None`: told to stop meanwhile.
+async fn patiently<T, F: Future<Output = Result<T, Problems>>>(
+    what: impl Fn() -> F,
     stop: watch::Receiver<bool>,
     live: &watch::Sender<Live>,
-) -> Result<bool, Problems> {
+) -> Result<Option<T>, Problems> {
     let mut pause = PAUSE_LEAST;
     for failures in 1.. {
         let problems = tokio::select! {
-            prepared = link::prepare(context) => match prepared {
-                Ok(()) => return Ok(true),
+            done = what() => match done {
+                Ok(done) => return Ok(Some(done)),
                 Err(problems) => problems,
             },
-            () = told(stop.clone()) => return Ok(false),
+            () = told(stop.clone()) => return Ok(None),
         };
         match problems.as_slice() {
             [problem] if problem.action() == Action::Retry && failures < FIRST_CONNECTIONS => {
@@ -190,11 +194,11 @@ async fn patiently(
         }
         tokio::select! {
             () = tokio::time::sleep(jittered(pause)) => {}
-            () = told(stop.clone()) => return Ok(false),
+            () = told(stop.clone()) => return Ok(None),
         }
         pause = (pause * 2).min(PAUSE_MOST);
     }
-    Ok(false)
+    Ok(None)
 }
 
 /// Runs one link, life after life.
@@ -238,7 +242,7 @@ async fn one_link(
                 tracing::warn!("the other link may still take the row away: trying again: {problem}");
                 orders.strict_until = None;
             }
-            _ if probation.takes_back(settings, &live, &problems).await => {}
+            _ if probation.takes_back(&context.commanded, (settings, &live), &problems).await => {}
             _ => {
                 record(settings, &problems).await;
                 return Err(problems);

@@ -176,6 +176,7 @@ fn strict_takes_no_revision_without_its_digest_and_the_bytes_that_are_compiled_a
     };
     mends(&first, &second, "0002");
     host.terminate().expect(143);
+    stage.falkirk(&["run", "--configured", "--until", "caught-up"]).expect(0);
     mends(&second, &first, "0001");
     stage.falkirk(&["clean"]).expect(0);
 }

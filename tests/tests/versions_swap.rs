@@ -180,6 +180,40 @@ fn l11_of_several_steps_what_fits_none_is_refused_and_shadow_back_and_taking_bac
     stage.falkirk(&["clean"]).expect(0);
 }
 
+/// A step that was put in by command holds over a restart, beside the file of the other step.
+#[test]
+fn l11_one_of_several_steps_that_was_put_in_by_command_goes_on_after_kill_9_and_back_is_back() {
+    let stage = stage("versions_swap_holds", "");
+    let start = || {
+        let host = stage.start_falkirk(&["run"]);
+        let streams = || stage.falkirk(&["status", "--json"]).expect(0).json();
+        until("it streams", SOON, || streams()["phase"] == "streaming" && streams()["running"] == true);
+        host
+    };
+    let change = |id: u32| {
+        stage.blue.sql(&format!("UPDATE item SET note = 'x' || random() WHERE id = {id}"));
+        arrives(&stage);
+        signed(&stage, id)
+    };
+    let host = start();
+    swap(&stage, second(&stage, 7, "ok")).expect(0);
+    swap(&stage, first(&stage, 8, "ok")).expect(0);
+    host.kill_9();
+    let host = start();
+    assert_eq!(change(1), "00080007");
+    stage.falkirk(&["swap", "--back"]).expect(0).says("revision_1_ok.wasm").says("revision_7_ok.wasm");
+    host.kill_9();
+    let host = start();
+    assert_eq!(change(2), "00010007");
+    // Another file for one step: the configuration gets its way, whole.
+    host.terminate().expect(143);
+    std::fs::copy(first(&stage, 9, "ok"), stage.folder().join("revision_1_ok.wasm")).expect("it can be copied");
+    let host = start();
+    assert_eq!(change(3), "00090002");
+    host.terminate().expect(143);
+    stage.falkirk(&["clean"]).expect(0);
+}
+
 /// What was kept for columns to come is composed where it takes over: the step beside it was taken back meanwhile.
 #[test]
 fn l11_a_step_that_was_kept_takes_over_without_the_one_that_was_taken_back_meanwhile() {

@@ -143,7 +143,7 @@ pub(super) async fn swap(State(asked): Asks, Query(how): Query<How>, headers: He
         return answer(Err(problems), false);
     }
     let How { name, pin, when_fits, shadow, promote, values } = how;
-    let what = What::Files(vec![Brought { name, bytes: body.to_vec(), pin }]);
+    let what = What::Files(vec![Brought { name, bytes: body.to_vec(), pin, place: None }]);
     answer(asked.door.wish(Wish { what, when_fits, shadow, promote }).await, values)
 }
 
@@ -190,6 +190,7 @@ fn answer(swapped: Result<Swapped, Vec<Problem>>, values: bool) -> Response {
                 "artifact": swapped.artifact,
                 "before": swapped.before,
                 "exchanged": swapped.is_new,
+                "commanded": swapped.is_commanded,
                 "positions": positions,
                 "stall_us": swapped.stall.as_micros() as u64,
                 "warnings": swapped.warnings,

@@ -402,6 +402,32 @@ pub async fn newest_revision(client: &Client, migration: &str, link: Link) -> Ou
     Ok(row.map(newest))
 }
 
+/// A revision that was taken back by itself, as the history of a link keeps it.
+pub struct TakenBack {
+    /// `sha256:` and the digest.
+    pub artifact: String,
+    /// Where the link had come to.
+    pub position: Lsn,
+    /// When, in UTC.
+    pub at: String,
+    /// The code of the problem.
+    pub reason: String,
+}
+
+/// The last revision that was taken back because it had stopped this link.
+pub async fn last_taken_back(client: &Client, migration: &str, link: Link) -> Outcome<Option<TakenBack>> {
+    let select = "SELECT artifact, from_position, to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), reason \
+        FROM falkirk.history WHERE migration = $1 AND link = $2 AND outcome = 'taken back' ORDER BY at DESC LIMIT 1";
+    let row = client.query_opt(select, &[&migration, &link.name()]).await.map_err(|error| fault::refused(&error))?;
+    let taken = |row: Row| TakenBack {
+        artifact: row.get(0),
+        position: Lsn(u64::from(row.get::<_, PgLsn>(1))),
+        at: row.get(2),
+        reason: row.get(3),
+    };
+    Ok(row.map(taken))
+}
+
 /// Keeps the problem that ended the link, for `status`.
 pub async fn record_problem(client: &Client, migration: &str, link: Link, problem: &Problem) -> Outcome<()> {
     let upsert = "INSERT INTO falkirk.problem (migration, link, code, text) VALUES ($1, $2, $3, $4) \

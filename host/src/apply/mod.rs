@@ -6,6 +6,7 @@
 mod bound;
 pub mod checkpoint;
 pub mod chunk;
+pub mod commanded;
 pub mod compare;
 pub mod conflict;
 pub mod copy_in;

@@ -21,6 +21,7 @@ const STEPS: &[(usize, &str)] = &[
     (9, include_str!("schema_9.sql")),
     (10, include_str!("schema_10.sql")),
     (11, include_str!("schema_11.sql")),
+    (12, include_str!("schema_12.sql")),
 ];
 
 /// Serializes hosts that start at the same time; any fixed number that nobody else uses.

@@ -6,6 +6,7 @@ use clap::Args;
 use tokio::sync::watch;
 
 use crate::admin;
+use crate::config::Settings;
 use crate::live::Live;
 use crate::problem::{Blame, Problem};
 use crate::recopy::Desk;
@@ -21,6 +22,9 @@ pub(super) struct Run {
     /// End once the position is reached at which the source stood when streaming began.
     #[arg(long, value_enum)]
     until: Option<UntilArgument>,
+    /// Begin with what the configuration names, and forget what was put in by command.
+    #[arg(long)]
+    configured: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -31,7 +35,7 @@ enum UntilArgument {
 impl Run {
     pub(super) async fn run(self) -> ExitCode {
         let settings = match self.common.settings() {
-            Ok(settings) => settings,
+            Ok(settings) => Settings { as_configured: self.configured, ..settings },
             Err(problem) => return self.common.failed(&[problem]),
         };
         let signals = match super::signals() {

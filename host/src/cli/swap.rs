@@ -87,7 +87,10 @@ impl Swap {
             }
             let artifact = answer["artifact"].as_str().unwrap_or_default();
             match (exchanged, kept) {
-                (false, false) => println!("{artifact} runs already"),
+                (false, false) => {
+                    println!("{artifact} runs already");
+                    print_hold(answer);
+                }
                 (false, true) => println!("{artifact} runs on; --promote puts the new revision in all the same"),
                 (true, _) => print_exchange(artifact, answer),
             }
@@ -107,7 +110,18 @@ fn print_exchange(artifact: &str, answer: &Value) {
     let from: Vec<String> = answer["positions"].as_object().into_iter().flatten().map(from).collect();
     let stall_us = answer["stall_us"].as_u64().unwrap_or_default();
     println!("{artifact} runs, {}; writing stood for {} us", from.join(", "), stall_us);
-    println!("a host that starts anew runs what its configuration names");
+    print_hold(answer);
+}
+
+/// What runs after the next start.
+fn print_hold(answer: &Value) {
+    match answer["commanded"] == Value::Bool(true) {
+        true => println!(
+            "it runs after a restart as well, for as long as the configuration's files stay as they are; to make it \
+             permanent, name its file in migration.transforms"
+        ),
+        false => println!("it is what the configuration names"),
+    }
 }
 
 fn print_trial(trial: &Value) {

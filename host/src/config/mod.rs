@@ -36,6 +36,8 @@ pub struct Settings {
     pub rollback: bool,
     /// No setting of the file: this start is the repair that opens the way back (`link::way`).
     pub reopens: bool,
+    /// No setting of the file: this start takes what the file names, whatever was put in by command.
+    pub as_configured: bool,
     /// Who wins where both sides changed one thing; there is no default for `both`.
     pub conflict: Option<Policy>,
     /// The same for single tables, whichever side the name is of.

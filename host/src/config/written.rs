@@ -305,6 +305,7 @@ impl Written {
             },
             rollback: self.migration.rollback == Rollback::Watch,
             reopens: false,
+            as_configured: false,
             watch: self.migration.watch,
             strict: self.migration.strict,
             take_back_changes: range("migration.take_back_changes", self.migration.take_back_changes, 0, 1 << 40)?,

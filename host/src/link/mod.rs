@@ -6,6 +6,7 @@
 //! ```
 
 mod apart;
+pub mod commanded;
 pub mod exchange;
 mod gate;
 mod prepare;
@@ -22,6 +23,7 @@ pub use prepare::prepare;
 pub use returned::returned;
 pub use way::{Closed, closed, reopened, why_closed};
 
+use commanded::Commanded;
 use exchange::Desk;
 use running::Running;
 
@@ -58,6 +60,8 @@ pub struct Context {
     pub settings: Settings,
     /// The revision that all links of the host run.
     pub running: Arc<Running>,
+    /// What holds by command.
+    pub commanded: Arc<Commanded>,
     /// Where another one is asked for.
     pub desk: Desk,
     /// Where its links are asked to mend rows.
@@ -151,6 +155,7 @@ pub async fn run(
     let shapes = plan.sources.iter().filter_map(shape).collect();
     let (hold, identity) =
         setup::hold((settings, &context.host), artifact.as_deref(), &source, &target).await.map_err(one)?;
+    context.commanded.settle().await.map_err(one)?;
     live.send_modify(|live| live.artifact = artifact.as_ref().map(|artifact| artifact.label().to_owned()));
     let open = Open { context, artifact, target, _hold: hold, plan, back, shapes, identity, live };
     let said = open.set_apart(known.is_none()).await?;

@@ -1,7 +1,7 @@
-//! A revision that was put in by command lasts as long as its host: the next host runs what the configuration names. Where
-//! that is another one than wrote last, the log and `status` say so by name, and the history keeps it.
+//! A host that begins with another revision than wrote last: the configuration has got its way over one that was put in
+//! by command (`commanded`), or names an earlier one again. The log and `status` say so by name, and the history keeps it.
 //!
-//! Nothing is decided here: the configuration says what runs. Rows that the revision before wrote stay as they are.
+//! Nothing is decided here. Rows that the revision before wrote stay as they are.
 
 use super::Open;
 use super::exchange::entry;
@@ -57,8 +57,7 @@ fn text(link: Link, now: &str, before: &str) -> String {
     let (now, before) = (short(now), short(before));
     format!(
         "REVISION_RETURNED: the {link} link was started with {now}, which the configuration names, and {before} wrote before \
-         it; a revision that was put in by command lasts as long as its host. If {before} is to stay: name its file in \
-         migration.transforms and start the host again. If not: rows that it wrote keep its values until they change; \
+         it. If {before} is to run: swap its file in, or name it in migration.transforms and start the host again. If not: rows that it wrote keep its values until they change; \
          `falkirk recopy --old FILE`, with its file, mends them"
     )
 }

@@ -32,6 +32,12 @@ impl Running {
         Running(Mutex::new(Revisions { now: revision, ..Revisions::default() }))
     }
 
+    /// The same, where another one is known that ran before.
+    pub fn after(before: Revision, revision: Revision) -> Self {
+        let earlier = before.into_iter().collect();
+        Running(Mutex::new(Revisions { now: revision, earlier, was_exchanged: false }))
+    }
+
     /// Whether another one was put in since the host started.
     pub fn was_exchanged(&self) -> bool {
         self.revisions().was_exchanged

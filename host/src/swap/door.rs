@@ -48,6 +48,8 @@ pub struct Brought {
     pub bytes: Vec<u8>,
     /// The digest that it must have, 64 hexadecimal digits.
     pub pin: Option<String>,
+    /// It was found in this place of the configuration.
+    pub place: Option<usize>,
 }
 
 /// What a wish has led to.
@@ -59,6 +61,8 @@ pub struct Swapped {
     pub before: String,
     /// Something was exchanged.
     pub is_new: bool,
+    /// What runs now is not what the configuration names, and holds all the same.
+    pub is_commanded: bool,
     /// From where on it writes, by link.
     pub positions: Vec<(Link, Lsn)>,
     /// How long nothing could be written because of the exchange, at most of the links.

@@ -9,6 +9,7 @@
 //! it is applied afterwards. Until all of them stand the wish can be given up, and the old revision goes on as if nothing
 //! had been asked. Once they do, the new one is what every further life of a link begins with.
 
+mod back;
 mod door;
 mod probation;
 mod start;
@@ -25,6 +26,7 @@ use tokio::sync::{oneshot, watch as watched};
 
 use crate::apply::checkpoint::{self, Entry};
 use crate::config::Settings;
+use crate::link::commanded::{Commanded, Draft};
 use crate::link::exchange::{Ask, Post, Ready};
 use crate::link::running::{Revision, Running, is_same};
 use crate::live::Live;
@@ -68,6 +70,8 @@ struct Swapper {
     /// The links of this host, the origin first.
     links: Vec<Linked>,
     running: Arc<Running>,
+    /// What holds by command.
+    commanded: Arc<Commanded>,
     /// Where wishes come in.
     door: Door,
     /// Whether somebody may still bring a revision that fits.
@@ -114,8 +118,7 @@ impl Swapper {
         let waits = |at: &usize| self.links[*at].post.awaits.borrow().is_some();
         let all: Vec<usize> = (0..self.links.len()).filter(|at| !is_running || waits(at)).collect();
         if all.is_empty() {
-            let swapped = Swapped { artifact: label(artifact.as_deref()), is_new: false, ..Swapped::default() };
-            return answer.give(Ok(swapped));
+            return answer.give(self.runs_already(&wanted).await);
         }
         let mut trial = None;
         if let Some(changes) = shadow {
@@ -170,8 +173,12 @@ impl Swapper {
             // L11: over what runs now; the one that it was asked for over may have been taken back.
             let old = self.running.artifact();
             let new = wanted.over(&old).map_err(|problem| vec![problem])?;
-            let change = Change { old, new, on_trial: wanted.new_steps().is_some() };
+            let mut change = Change { old, new, on_trial: wanted.new_steps().is_some(), draft: None };
             let ready = self.prepared(&change.new, links).await?;
+            if change.is_any() {
+                let drafted = self.commanded.draft((&change.new, &change.old), wanted.files()).await;
+                change.draft = Some(drafted.map_err(|problem| vec![problem])?);
+            }
             let waits = self.links.iter().any(|linked| linked.post.awaits.borrow().is_some());
             // The other link may wait for what this one cannot read before it is exchanged (L8): then its life ends
             // instead, and with it the transaction that the old revision had begun.
@@ -179,8 +186,10 @@ impl Swapper {
                 true => self.exchanged_by_force(&change, links, ready).await?,
                 false => self.exchanged(&change, links, ready).await,
             };
-            let Some(swapped) = swapped else { continue };
-            if change.is_any() {
+            let Some(mut swapped) = swapped else { continue };
+            if let Some(draft) = &change.draft {
+                swapped.is_commanded = draft.is_any();
+                self.commanded.tidy(draft).await;
                 self.before = Some(change.old);
                 // The word was about the one that ran.
                 self.again.clear();
@@ -246,7 +255,7 @@ impl Swapper {
         }
         let stood = tokio::time::timeout(STAND_PATIENCE, join_all(stands)).await.ok()?;
         let positions = stood.into_iter().collect::<Result<Vec<_>, _>>().ok()?;
-        if !self.takes_over(change) {
+        if !self.takes_over(change).await {
             return None;
         }
         for go in goes {
@@ -262,14 +271,19 @@ impl Swapper {
             stall: done.into_iter().flatten().max().unwrap_or_default(),
             warnings,
             stands_in,
-            trial: None,
+            ..Swapped::default()
         })
     }
 
-    /// L11: from here on the new revision holds: a link that dies now begins its next life with it. `false`: the old one
-    /// runs no more.
-    fn takes_over(&self, change: &Change) -> bool {
-        if !self.running.exchange(change.old.as_deref(), change.new.as_ref()) {
+    /// L11: from here on the new revision holds: a link that dies now, and a host that starts anew, begins with it. `false`:
+    /// the old one runs no more, or the target does not take it down.
+    async fn takes_over(&self, change: &Change) -> bool {
+        let exchange = || self.running.exchange(change.old.as_deref(), change.new.as_ref());
+        let exchanged = match &change.draft {
+            Some(draft) => self.commanded.hold(draft, exchange).await,
+            None => exchange(),
+        };
+        if !exchanged {
             return false;
         }
         match change.on_trial {
@@ -292,7 +306,7 @@ impl Swapper {
         let restarts = |at: &usize| self.links[*at].live.borrow().restarts;
         let before: Vec<(usize, u64)> = others.iter().map(|(at, _)| (*at, restarts(at))).collect();
         drop(others);
-        if !self.takes_over(change) {
+        if !self.takes_over(change).await {
             return Ok(None);
         }
         self.probation.renew();
@@ -303,12 +317,13 @@ impl Swapper {
         let _ = tokio::time::timeout(DONE_PATIENCE, join_all(ended)).await;
         let (at, ready): (Vec<usize>, Vec<Ready>) = waiting.into_iter().unzip();
         let (old, new) = (label(change.old.as_deref()), change.new.as_ref());
-        let rest = Change { old: change.new.clone(), new: change.new.clone(), on_trial: false };
+        let rest = Change { old: change.new.clone(), new: change.new.clone(), on_trial: false, draft: None };
         if let Some(swapped) = self.exchanged(&rest, &at, ready).await {
             return Ok(Some(Swapped { before: old, ..swapped }));
         }
         // L11: what has stopped the other link at once was taken back, and is not tried again.
-        if !self.running.exchange(new.map(Arc::as_ref), change.old.as_ref()) {
+        let back = || self.running.exchange(new.map(Arc::as_ref), change.old.as_ref());
+        if !self.commanded.go_back(&change.old, back).await {
             return Err(vec![taken_back()]);
         }
         self.probation.ends();
@@ -322,7 +337,7 @@ impl Swapper {
         if self.settings.ignores_added_columns && misfit.only_added {
             // Without a column that nobody uses, rows from before it and from after it are the same.
             let ready = self.prepare(at, artifact.clone()).await;
-            let change = Change { old: artifact.clone(), new: artifact, on_trial: false };
+            let change = Change { old: artifact.clone(), new: artifact, on_trial: false, draft: None };
             if let Ok(ready) = ready
                 && ready.uses_added.is_empty()
                 && self.exchanged(&change, &[at], vec![ready]).await.is_some()
@@ -382,6 +397,8 @@ struct Change {
     new: Revision,
     /// If it stops a link at once, the old one is taken back.
     on_trial: bool,
+    /// What the database is to say of it.
+    draft: Option<Draft>,
 }
 
 impl Change {

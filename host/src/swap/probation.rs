@@ -41,15 +41,19 @@ impl Probation {
         *self.lock() = None;
     }
 
-    /// A link has stopped. Takes the revision before back if the running one is still on trial and to blame; all links
-    /// begin anew with it. Returns the one that failed.
-    pub fn fails(&self, problem: &Problem) -> Option<Revision> {
+    /// A link has stopped. The revision that is to be taken back, if the running one is still on trial and to blame.
+    pub(super) fn would_return(&self, problem: &Problem) -> Option<Revision> {
         let is_to_blame = problem.action() == Action::Stop && problem.at_artifact().is_some();
+        let on_trial = self.lock();
+        let trial = on_trial.as_ref().filter(|_| is_to_blame)?;
+        let rows = self.rows();
+        (rows - trial.rows.min(rows) <= self.limit).then(|| trial.before.clone())
+    }
+
+    /// Takes that one back; all links begin anew with it. Returns the one that failed.
+    pub(super) fn fails(&self, problem: &Problem) -> Option<Revision> {
+        self.would_return(problem)?;
         let mut on_trial = self.lock();
-        if !is_to_blame || on_trial.as_ref().is_none_or(|trial| self.rows() - trial.rows.min(self.rows()) > self.limit)
-        {
-            return None;
-        }
         let OnTrial { new, before, .. } = on_trial.take()?;
         // L11: one that was put in meanwhile stays.
         if !self.running.exchange(new.as_deref(), before.as_ref()) {
@@ -58,6 +62,11 @@ impl Probation {
         drop(on_trial);
         self.renew();
         Some(new)
+    }
+
+    /// What runs now.
+    pub(super) fn runs(&self) -> Revision {
+        self.running.artifact()
     }
 
     /// Another revision runs: lives that are under way begin anew.

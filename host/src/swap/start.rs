@@ -8,11 +8,13 @@ use tokio::task::JoinSet;
 
 use crate::apply::checkpoint::{self, Became};
 use crate::config::Settings;
+use crate::link::commanded::{Beginning, Commanded};
 use crate::link::exchange::{Desk, desk, entry};
-use crate::link::running::{Revision, Running};
+use crate::link::running::{Running, is_same};
 use crate::live::Live;
 use crate::pg::session::Session;
 use crate::problem::Problem;
+use crate::transform::Artifact;
 
 use super::door::Door;
 use super::probation::Probation;
@@ -22,6 +24,8 @@ use super::{Linked, Swapper, watch};
 pub struct Swaps {
     /// What its links run.
     pub running: Arc<Running>,
+    /// What holds by command.
+    pub commanded: Arc<Commanded>,
     /// Watches over a revision that has just taken over.
     pub probation: Arc<Probation>,
     desks: Vec<Desk>,
@@ -30,16 +34,18 @@ pub struct Swaps {
 }
 
 impl Swaps {
-    /// Starts for a host that begins with `artifact`, out of files with these digests. `lives`: of the origin, and of the
-    /// other link. `waits`: it runs until it is told to end, so a revision may come.
+    /// Starts for a host whose configuration names these artifacts. `lives`: of the origin, and of the other link. `waits`:
+    /// it runs until it is told to end, so a revision may come.
     pub fn start(
         settings: &Settings,
-        (artifact, digests): (Revision, Vec<String>),
+        (beginning, configured): (Beginning, &[Arc<Artifact>]),
         waits: bool,
         lives: [watched::Receiver<Live>; 2],
         door: Door,
     ) -> Swaps {
-        let running = Arc::new(Running::new(artifact));
+        let Beginning { revision, before, commanded } = beginning;
+        let running = Arc::new(Running::after(before.clone().flatten(), revision));
+        let commanded = Arc::new(commanded);
         let probation = Probation::new(settings.take_back_changes, running.clone(), lives.to_vec());
         let probation = Arc::new(probation);
         let (mut desks, mut links) = (Vec::new(), Vec::new());
@@ -52,21 +58,23 @@ impl Swaps {
         let mut tasks = JoinSet::new();
         if settings.watch && waits {
             let paths = settings.transforms.iter().map(|file| file.path.clone());
+            let digests = configured.iter().map(|artifact| artifact.digest().to_owned());
             tasks.spawn(watch::watch(paths.zip(digests).collect(), door.clone()));
         }
         let swapper = Swapper {
             settings: settings.clone(),
             links,
             running: running.clone(),
+            commanded: commanded.clone(),
             door,
             hopes: waits && (settings.admin.is_some() || settings.watch),
             probation: probation.clone(),
-            before: None,
+            before,
             next: Vec::new(),
             again: HashSet::new(),
         };
         tasks.spawn(swapper.serve());
-        Swaps { running, probation, desks, _tasks: tasks }
+        Swaps { running, commanded, probation, desks, _tasks: tasks }
     }
 
     /// The next link's desk, the origin's first.
@@ -80,12 +88,26 @@ impl Swaps {
 
 impl Probation {
     /// L11: a link has stopped. Takes the revision before back if the running one is to blame and still on trial; then
-    /// every link begins anew with it.
-    pub async fn takes_back(&self, settings: &Settings, live: &watched::Sender<Live>, problems: &[Problem]) -> bool {
+    /// every link begins anew with it, and so does every later host.
+    pub async fn takes_back(
+        &self,
+        commanded: &Commanded,
+        (settings, live): (&Settings, &watched::Sender<Live>),
+        problems: &[Problem],
+    ) -> bool {
         let [problem] = problems else { return false };
-        let Some(failed) = self.fails(problem) else { return false };
+        let Some(before) = self.would_return(problem) else { return false };
+        let mut failed = None;
+        let fails = || {
+            failed = self.fails(problem);
+            failed.is_some()
+        };
+        if !commanded.go_back(&before, fails).await {
+            // The other link may have failed as well, and been first.
+            return is_same(self.runs().as_deref(), before.as_deref());
+        }
         tracing::error!("the new revision stopped the link at once, and the one before it is taken back: {problem}");
-        let entry = entry(failed.as_deref(), Became::TakenBack, problem.code());
+        let entry = entry(failed.flatten().as_deref(), Became::TakenBack, problem.code());
         let at = live.borrow().position;
         if let Ok(session) = Session::connect(&settings.target().address, "record").await {
             // What became of it is for people; the next life goes on without it.

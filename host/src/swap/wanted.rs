@@ -4,8 +4,6 @@
 
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
 use super::door::{Brought, What};
 use super::{Swapper, changed_meanwhile};
 use crate::apply::checkpoint::{Became, Entry};
@@ -19,6 +17,8 @@ pub(super) struct Wanted {
     kind: Kind,
     /// Only in the place of this revision.
     only_over: Option<Revision>,
+    /// Files that were found in these places of the configuration.
+    files: Vec<(usize, Arc<Artifact>)>,
 }
 
 #[derive(Clone)]
@@ -33,11 +33,11 @@ enum Kind {
 
 impl Wanted {
     pub(super) fn steps(steps: Vec<Arc<Artifact>>) -> Wanted {
-        Wanted { kind: Kind::Steps(steps), only_over: None }
+        Wanted { kind: Kind::Steps(steps), only_over: None, files: Vec::new() }
     }
 
     pub(super) fn again() -> Wanted {
-        Wanted { kind: Kind::Again, only_over: None }
+        Wanted { kind: Kind::Again, only_over: None, files: Vec::new() }
     }
 
     /// The same, and only in the place of this revision.
@@ -66,6 +66,16 @@ impl Wanted {
         }
     }
 
+    /// Whether it is the revision before.
+    pub(super) fn is_back(&self) -> bool {
+        matches!(self.kind, Kind::Back(_))
+    }
+
+    /// Files that were found in the places of configured ones.
+    pub(super) fn files(&self) -> &[(usize, Arc<Artifact>)] {
+        &self.files
+    }
+
     /// For the log.
     pub(super) fn done(&self) -> &'static str {
         match &self.kind {
@@ -82,33 +92,33 @@ impl Swapper {
         let files = match what {
             What::Again => return Ok(Wanted::again()),
             What::Back => {
-                let before = self.before.clone().ok_or_else(|| {
-                    Problem::refuse(Blame::Config, "NO_REVISION_BEFORE", "this host has run no other revision")
-                        .remedy("swap the file of the revision in that you want")
-                })?;
+                let Some(before) = self.before.clone() else { return Err(self.no_way_back().await) };
                 // What ran before another one is not what was asked for.
                 let kind = Kind::Back(before);
-                return Ok(Wanted { kind, only_over: Some(self.running.artifact()) });
+                return Ok(Wanted { kind, only_over: Some(self.running.artifact()), files: Vec::new() });
             }
             What::Files(files) => files,
         };
-        let mut steps = Vec::new();
+        let (mut steps, mut found) = (Vec::new(), Vec::new());
         for file in files {
             if self.settings.strict && file.pin.is_none() {
                 let what = format!("strict = true, and {} comes without a pin", file.name);
                 return Err(Problem::refuse(Blame::Config, "UNPINNED", what)
                     .remedy("name it with its digest: `falkirk swap FILE@sha256:...` (sha256sum prints it)"));
             }
-            let digest = format!("{:x}", HexBytes(&Sha256::digest(&file.bytes)));
+            let (digest, place) = (Artifact::digest_of(&file.bytes), file.place);
             match self.loaded(file).await {
-                Ok(artifact) => steps.push(artifact),
+                Ok(artifact) => {
+                    found.extend(place.map(|place| (place, artifact.clone())));
+                    steps.push(artifact);
+                }
                 Err(problem) => {
                     self.record_refusal(&digest, &problem).await;
                     return Err(problem);
                 }
             }
         }
-        let wanted = Wanted::steps(steps.clone());
+        let wanted = Wanted { files: found, ..Wanted::steps(steps.clone()) };
         if let Err(problem) = wanted.over(&self.running.artifact()) {
             for step in steps {
                 self.record_refusal(step.digest(), &problem).await;
@@ -120,7 +130,7 @@ impl Swapper {
 
     async fn loaded(&self, file: Brought) -> Result<Arc<Artifact>, Problem> {
         let (limits, compiler) = (self.settings.limits, self.settings.compiler.clone());
-        let Brought { name, bytes, pin } = file;
+        let Brought { name, bytes, pin, .. } = file;
         let load = move || Artifact::from_bytes(&name, &bytes, pin.as_deref(), &limits, &compiler);
         let loaded = tokio::task::spawn_blocking(load).await;
         let lost = |_| Err(Problem::retry(Blame::Host, "TASK_LOST", "loading the artifact ended without an answer"));
@@ -146,14 +156,5 @@ impl Swapper {
     pub(super) fn forget(&mut self, steps: &[Arc<Artifact>]) {
         let several = self.running.artifact().is_some_and(|running| !running.steps().is_empty());
         self.next.retain(|kept| several && steps.iter().all(|step| !step.is_for_the_step_of(kept)));
-    }
-}
-
-/// Bytes as hexadecimal digits.
-struct HexBytes<'a>(&'a [u8]);
-
-impl std::fmt::LowerHex for HexBytes<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }

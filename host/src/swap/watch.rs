@@ -105,7 +105,7 @@ impl Watched {
             let path = &self.files[at].path;
             let name =
                 path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into());
-            Brought { name, bytes, pin: None }
+            Brought { name, bytes, pin: None, place: Some(at) }
         });
         let wish = Wish { when_fits: true, ..Wish::now(What::Files(brought.collect())) };
         let problems = door.wish(wish).await.err().unwrap_or_default();

@@ -45,6 +45,18 @@ pub struct Artifact {
     pub(super) path: Vec<Arc<Artifact>>,
     /// Labels of artifacts that were loaded as well and lead elsewhere.
     pub(super) beside: Vec<String>,
+    /// Of a single one.
+    pub(super) file: Arc<File>,
+}
+
+/// An artifact's file as it was read: what was put in by command may have to be loaded again when its file is gone.
+pub struct File {
+    /// Its name.
+    pub name: String,
+    /// All of it.
+    pub bytes: Vec<u8>,
+    /// It was named with its digest.
+    pub pinned: bool,
 }
 
 impl std::fmt::Debug for Artifact {
@@ -76,7 +88,7 @@ impl Artifact {
         compiler: &Compiler,
     ) -> Outcome<Self> {
         check_size(name, bytes)?;
-        let digest = hex(&Sha256::digest(bytes));
+        let digest = Self::digest_of(bytes);
         let label: Arc<str> = format!("{name}@sha256:{}", &digest[..12]).into();
         let named = |problem: Problem| problem.artifact(&label);
         check_pin(pin, &digest).map_err(named)?;
@@ -89,7 +101,13 @@ impl Artifact {
         let allowance = Arc::new(Mutex::new(Allowance::new()));
         let voice = || Voice::new(label.clone(), allowance.clone());
         let manifest = describe(engine, &ready, limits, &voice).map_err(named)?;
-        Ok(Artifact { label, digest, manifest, ready, allowance, path: Vec::new(), beside: Vec::new() })
+        let file = Arc::new(File { name: name.to_owned(), bytes: bytes.to_vec(), pinned: pin.is_some() });
+        Ok(Artifact { label, digest, manifest, ready, allowance, path: Vec::new(), beside: Vec::new(), file })
+    }
+
+    /// The sha256 digest of bytes, in hexadecimal.
+    pub fn digest_of(bytes: &[u8]) -> String {
+        hex(&Sha256::digest(bytes))
     }
 
     /// File name and the digest's beginning, for messages: `shop.wasm@sha256:0123456789ab`.
@@ -100,6 +118,11 @@ impl Artifact {
     /// The sha256 digest of the file, in hexadecimal.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// The file of a single artifact.
+    pub fn file(&self) -> &File {
+        &self.file
     }
 
     /// What the transform declares about itself.

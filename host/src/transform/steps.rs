@@ -37,9 +37,14 @@ impl Artifact {
         };
         let first = &path[0];
         let manifest = Manifest { from: from.to_owned(), to: to.to_owned(), ..first.manifest().clone() };
-        let (ready, allowance, is_single) = (first.ready().clone(), first.allowance.clone(), path.len() == 1);
-        let path = if is_single { Vec::new() } else { path };
-        Ok(Some(Arc::new(Artifact { label, digest, manifest, ready, allowance, path, beside })))
+        let (ready, allowance, file) = (first.ready().clone(), first.allowance.clone(), first.file.clone());
+        let path = if path.len() == 1 { Vec::new() } else { path };
+        Ok(Some(Arc::new(Artifact { label, digest, manifest, ready, allowance, path, beside, file })))
+    }
+
+    /// The artifacts of single steps that it consists of, in their order.
+    pub fn parts(self: &Arc<Self>) -> Vec<Arc<Artifact>> {
+        if self.path.is_empty() { vec![self.clone()] } else { self.path.clone() }
     }
 
     /// This revision with each of these artifacts in the place of the one that implements the same step. A revision of a
