@@ -79,6 +79,47 @@ fn l8_counter_example_22_a_correction_of_a_row_whose_key_is_mapped_agrees_backwa
     stage.falkirk(&["clean"]).expect(0);
 }
 
+/// Blue's label is green's note and the name of its owner: what of it is small letters is for green to correct.
+const NOTES: &str = r#"{ "falkirk": 1, "name": "rules", "from": "1", "to": "2",
+    "forward": [ { "table": "code", "columns": ["label"], "outputs": [ { "table": "booking", "copied": { "id": "id", "owner_id": "owner_id" },
+        "computed": [ { "from": ["label"], "to": ["note"] } ] } ] } ],
+    "backward": [ { "table": "booking", "columns": ["note"],
+        "related": [ { "table": "owner", "on": { "owner_id": "id" }, "columns": ["name", { "name": "id", "as": "text" }] } ],
+        "outputs": [ { "table": "code", "copied": { "id": "id", "owner_id": "owner_id" },
+            "computed": [ { "from": ["note"], "related": [0], "to": ["label"] } ] } ] } ] }"#;
+
+/// Whether the way back applies, and so keeps mirrors, or only watches.
+fn corrections_by_related_rows(name: &str, direction: &str, more: &str) {
+    let stage = Stage::new(name);
+    let owner = "CREATE TABLE owner (id int PRIMARY KEY, name text NOT NULL); ALTER TABLE owner REPLICA IDENTITY FULL;";
+    let blue = "CREATE TABLE code (id bigint PRIMARY KEY, owner_id int, label text NOT NULL);
+        ALTER TABLE code REPLICA IDENTITY FULL;";
+    let green = "CREATE TABLE booking (id bigint PRIMARY KEY, owner_id int, note text NOT NULL);
+        ALTER TABLE booking REPLICA IDENTITY FULL;";
+    stage.schemas(&format!("{owner}{blue}"), &format!("{owner}{green}"));
+    stage.blue.sql("INSERT INTO owner VALUES (1, 'Zoe'), (2, 'Abe')");
+    stage.blue.sql("INSERT INTO code VALUES (71, 1, 'A for Zoe/1'), (72, 2, 'B for Abe/2'), (73, NULL, 'C for ')");
+    let component = component_with_manifest(&stage, NOTES);
+    stage.config(direction, &format!("{more}\n{}", Stage::transforms(Some(&component))));
+    follow(&stage);
+    assert_eq!(stage.green.value("SELECT note FROM booking WHERE id = 71"), "a for zoe/1");
+    assert_eq!(verdict(&stage, 0, "public.booking"), ["compared 3"]);
+    // Of each of these blue's label is what the rules make with the owner's name, and with no other one.
+    stage.green.sql("UPDATE booking SET note = 'A' WHERE id = 71; UPDATE booking SET note = 'C' WHERE id = 73");
+    assert_eq!(verdict(&stage, 0, "public.booking"), ["compared 3", "corrected 2"]);
+    stage.green.sql("UPDATE booking SET note = 'Z' WHERE id = 72");
+    assert_eq!(verdict(&stage, 1, "public.booking"), ["compared 3", "corrected 2", "differ 1"]);
+    stage.green.sql("UPDATE booking SET note = 'B' WHERE id = 72; UPDATE owner SET name = 'Ben' WHERE id = 1");
+    assert_eq!(verdict(&stage, 1, "public.booking"), ["compared 3", "corrected 2", "differ 1"]);
+    stage.falkirk(&["clean"]).expect(0);
+}
+
+#[test]
+fn l8_counter_example_22_a_correction_of_a_row_that_depends_on_related_rows_agrees_backward_with_those_of_now() {
+    corrections_by_related_rows("verify_related", "both", "conflict = \"green_wins\"");
+    corrections_by_related_rows("verify_watched", "forward", "rollback = \"watch\"");
+}
+
 #[test]
 fn l8_counter_example_35_rows_that_wait_in_open_conflicts_are_counted_apart_and_hide_no_difference() {
     let stage = Stage::new("verify_waiting");

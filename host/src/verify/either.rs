@@ -45,9 +45,9 @@ pub(super) async fn asked(
     let reader = Session::connect_blaming(ends.target, Blame::Target, "verify").await?;
     let holder = Session::connect_blaming(ends.target, Blame::Target, "verify").await?;
     let other = Session::connect_blaming(ends.source, Blame::Source, "verify").await?;
-    // Without the way back there are no pairs and no mirrors on this side, and nobody can say what depends on them.
+    // Without the way back there are no pairs on this side, and nobody can say what depends on them.
     let has_schema = other.one("SELECT to_regclass('falkirk.mirror') IS NOT NULL").await?.flag(0)?;
-    let keyed = match has_schema {
+    let keyed = match has_schema || back.maps.is_empty() {
         true => Keyed::connect_to_read((ends.target, ends.source), back, migration, link).await?,
         false => None,
     };
@@ -119,9 +119,7 @@ impl<'a, 'b> Asking<'a, 'b> {
         for (at, target) in targets.iter().enumerate() {
             let of_target: Vec<usize> = (0..rows.len()).filter(|row| rows[*row].target == at).collect();
             let Some(source) = self.back.sources.iter().position(|source| source.name == target.name) else { continue };
-            // What depends on other rows is only known from a mirror, which a link keeps that applies.
-            let depends = &self.back.sources[source].depends;
-            if !depends.related.is_empty() || (depends.extends() && self.keyed.is_none()) {
+            if self.back.sources[source].depends.extends() && self.keyed.is_none() {
                 continue;
             }
             parts.extend(of_target.chunks(GUEST_ROWS).map(|part| (source, target, part.to_vec())));
@@ -139,7 +137,11 @@ impl<'a, 'b> Asking<'a, 'b> {
         let source = &self.back.sources[index];
         let mut images = self.read(source, target, asked).await?;
         if let Some(keyed) = self.keyed.as_mut().filter(|_| source.depends.extends()) {
-            images = keyed.copied(index, images).await?.0;
+            let related = related_to(self.back, index, &images, self.rows).await?;
+            images = match source.depends.related.is_empty() {
+                true => keyed.copied(index, images).await?.0,
+                false => keyed.beside(index, images, related).await?,
+            };
         }
         let needs_guest = source.rule.outputs.iter().any(Output::needs_guest);
         let answered = match needs_guest && !images.is_empty() {
@@ -216,6 +218,35 @@ impl<'a, 'b> Asking<'a, 'b> {
         }
         Ok(images)
     }
+}
+
+/// The rows that these ones are related to, each with its position in the plan, as they are in the same snapshot: whoever
+/// compares makes sure that nobody writes, so they are those of the rows' last change.
+async fn related_to(back: &Plan, index: usize, images: &[Image], rows: &CopyOut<'_>) -> Outcome<Vec<(usize, Image)>> {
+    let mut found = Vec::new();
+    for related in &back.sources[index].depends.related {
+        let other = &back.sources[related.source];
+        let value =
+            |image: &Image, column: usize| image.text(column).map(|text| quote_text(&String::from_utf8_lossy(text)));
+        let wanted = |image: &Image| {
+            let values: Option<Vec<String>> = related.on.iter().map(|(own, _)| value(image, *own)).collect();
+            values.map(|values| format!("({})", values.join(", ")))
+        };
+        let wanted: BTreeSet<String> = images.iter().filter_map(wanted).collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        let columns = quote_names(other.columns.iter().map(|column| column.name.as_str()));
+        let on = quote_names(related.on.iter().map(|(_, theirs)| other.columns[*theirs].name.as_str()));
+        let wanted = wanted.into_iter().collect::<Vec<_>>().join(", ");
+        let select = format!("SELECT {columns} FROM {} WHERE ({on}) IN ({wanted})", other.name.sql());
+        let mut blocks = rows.read(&select).await?;
+        while let Some(block) = blocks.next().await? {
+            let images = parse_rows(&block, other.columns.len())?;
+            found.extend(images.into_iter().map(|image| (related.source, image)));
+        }
+    }
+    Ok(found)
 }
 
 fn text(source: &Source, target: &Target, image: &Image, column: u16) -> Option<String> {

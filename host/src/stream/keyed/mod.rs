@@ -49,6 +49,8 @@ pub struct Keyed {
     mirrors: Mirrors,
     /// Pairs may be made and replaced.
     makes: bool,
+    /// Related rows are handed in, and mirrors are not asked.
+    apart: bool,
     /// Mirrored rows that were handed on and may not be in the target yet, with the position that brings them.
     on_its_way: HashMap<Place, (Option<Lsn>, Option<Mirrored>)>,
     /// Those of the batch that is being lifted.
@@ -105,6 +107,7 @@ impl Keyed {
             keys,
             mirrors,
             makes: false,
+            apart: false,
             on_its_way: HashMap::new(),
             lifted: BTreeMap::new(),
             durable: None,
@@ -213,7 +216,7 @@ impl Keyed {
             let found = self.keys.of_target(map_of, &targets).await?;
             found.into_iter().for_each(|(source, target)| world.bind(*map, source, target));
         }
-        for (source, keys) in &wanted.rows {
+        for (source, keys) in wanted.rows.iter().filter(|_| !self.apart) {
             let keys: Vec<String> = keys.iter().cloned().collect();
             let found = self.mirrors.by_key(&self.plan.sources[*source].name, &keys).await?;
             self.put(&mut world, found);
@@ -293,7 +296,7 @@ impl Keyed {
     }
 
     async fn find(&self, world: &mut World, hashes: HashSet<i64>) -> Outcome<()> {
-        let hashes: Vec<i64> = hashes.into_iter().collect();
+        let hashes: Vec<i64> = hashes.into_iter().filter(|_| !self.apart).collect();
         for part in hashes.chunks(10_000) {
             let found = self.mirrors.by_hash(part).await?;
             self.put(world, found);
@@ -374,5 +377,25 @@ impl Keyed {
             mirror.extend(step.mirror);
         }
         Ok((rows, mirror))
+    }
+
+    /// Rows extended by what one snapshot holds: `related` are the rows of other tables, each with its table's position, that
+    /// stand for them there. No mirror is asked, so none has to be kept.
+    pub async fn beside(
+        &mut self,
+        source: usize,
+        images: Vec<Image>,
+        related: Vec<(usize, Image)>,
+    ) -> Outcome<Vec<Image>> {
+        for (at, image) in &related {
+            let other = &self.plan.sources[*at];
+            let row = Mirrored { cells: rows::cells(other, image), mapped: vec![None; other.depends.mapped.len()] };
+            self.on_its_way.insert(place(&self.plan, *at, image), (None, Some(row)));
+        }
+        self.apart = true;
+        let copied = self.copied(source, images).await;
+        self.apart = false;
+        self.on_its_way.clear();
+        Ok(copied?.0)
     }
 }
