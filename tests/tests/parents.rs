@@ -107,6 +107,30 @@ fn l8_a_parent_that_one_side_removes_while_the_other_gives_it_a_child_comes_back
 }
 
 #[test]
+fn l8_the_deletion_of_a_parent_that_came_back_can_be_taken_once_nothing_refers_to_it() {
+    for (policy, side) in [("blue_wins", "green"), ("blue_wins", "blue")] {
+        let stage = families(&format!("parent_take_{}_{side}", &policy[..4]), policy, "");
+        let (removes, adds) = if side == "blue" { (&stage.blue, &stage.green) } else { (&stage.green, &stage.blue) };
+        removes.sql("DELETE FROM parent WHERE id = 2");
+        adds.sql("INSERT INTO child VALUES (20, 2, 'x')");
+        let running = stage.start_falkirk(&["run"]);
+        agree_on(&stage, 3, &["20"]);
+        let deletion = listed(&stage, &[]).into_iter().find(|entry| entry["kind"] == "delete").expect("it is recorded");
+        let take = ["conflicts", "resolve", deletion["id"].as_str().expect("an id"), "--take", side];
+        let refused = stage.falkirk(&take).expect(1).says("FOREIGN_KEY_VIOLATION");
+        refused.says("nothing was changed: rows refer to this one").keeps_quiet_about("old");
+        agree_on(&stage, 3, &["20"]);
+        adds.sql("DELETE FROM child WHERE id = 20");
+        agree_on(&stage, 3, &[]);
+        stage.falkirk(&take).expect(0);
+        agree_on(&stage, 2, &[]);
+        running.terminate().expect(143);
+        stage.falkirk(&["verify"]).expect(0);
+        stage.falkirk(&["clean"]).expect(0);
+    }
+}
+
+#[test]
 fn l8_each_side_removes_the_parent_of_a_child_that_the_other_adds_at_that_moment() {
     for policy in ["blue_wins", "green_wins"] {
         for (action, children) in [("", ["10", "20"].as_slice()), ("ON DELETE CASCADE", &[])] {

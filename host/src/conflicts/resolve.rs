@@ -16,7 +16,7 @@ use crate::config::Settings;
 use crate::marker::Link;
 use crate::names::{TableName, quote_name, quote_text};
 use crate::pg::session::Session;
-use crate::problem::{Blame, Outcome, Problem};
+use crate::problem::{Action, Blame, Outcome, Problem};
 
 /// Whose word is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,7 +218,7 @@ impl Deed<'_> {
         let done = deed.await;
         let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
         let ended = session.run(end).await;
-        let done = done.map_err(|problem| problem.table(&self.record.table))?;
+        let done = done.map_err(|problem| in_the_way(problem).table(&self.record.table))?;
         ended.map(|()| done)
     }
 
@@ -317,6 +317,21 @@ fn deed_of(record: &Record, there: bool) -> String {
     let names: Vec<String> = row.keys().map(|name| quote_name(name)).collect();
     let values: Vec<String> = row.values().map(literal).collect();
     format!("INSERT INTO {table} ({}) OVERRIDING SYSTEM VALUE VALUES ({})", names.join(", "), values.join(", "))
+}
+
+/// What the database does not take is nothing that stops a link: the record stays as it is.
+fn in_the_way(problem: Problem) -> Problem {
+    if problem.action() != Action::Stop {
+        return problem;
+    }
+    let remedy = match problem.code() {
+        "FOREIGN_KEY_VIOLATION" => {
+            "nothing was changed: rows refer to this one, or it to one that is gone; change those in the application first, \
+             or take the other side"
+        }
+        _ => "nothing was changed: change what is in the way in the application first, or take the other side",
+    };
+    problem.with_action(Action::Refuse).remedy(remedy)
 }
 
 fn changed_by_hand(record: &Record) -> Problem {
