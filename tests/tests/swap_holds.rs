@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use falkirk_tests::{Finished, Running, SOON, Stage, free_port, swap_component, until};
+use falkirk_tests::{Finished, Running, SOON, Side, Stage, free_port, swap_component, until};
 
 const BLUE: &str = "CREATE TABLE item (id bigint PRIMARY KEY, note text NOT NULL, back text);
     ALTER TABLE item REPLICA IDENTITY FULL;";
@@ -224,21 +224,26 @@ fn l11_what_was_taken_back_stays_out_after_a_restart_and_back_says_what_has_beco
 /// A host that waits for the links while another one is given a command has read the record before it.
 #[test]
 fn l11_a_host_that_waited_for_the_links_while_a_command_was_given_writes_nothing_with_what_it_has_read() {
-    let held = Held::new("holds_waits", "forward", "");
-    let (first, second) = (held.revision(1, "ok"), held.revision(2, "ok"));
-    held.configure(&first.to_string_lossy());
-    let host = held.start();
-    let text = std::fs::read_to_string(held.stage.folder().join("falkirk.toml")).expect("it is there");
-    held.stage.file("other.toml", text.replace(&held.port.to_string(), &free_port().to_string()));
-    let other = held.stage.start_falkirk(&["run", "--config", "other.toml"]);
-    let holds = "SELECT FROM pg_stat_activity WHERE application_name LIKE '%hold%'";
-    until("the other one wants the link", SOON, || held.stage.green.admin(holds).len() == 2);
-    held.swap(&second).expect(0);
-    host.kill_9();
-    held.change(1, "by whom?");
-    other.wait(SOON).expect(1).says("REVISION_CHANGED").says("start it again");
-    assert_eq!(held.stage.green.value("SELECT note FROM item WHERE id = 1"), "old");
-    held.follow().expect(0);
-    assert_eq!(held.signs(1), "0002");
-    held.clean();
+    for (direction, more) in [("forward", ""), ("both", "conflict = \"green_wins\"\n")] {
+        let held = Held::new(&format!("holds_waits_{direction}"), direction, more);
+        let (first, second) = (held.revision(1, "ok"), held.revision(2, "ok"));
+        held.configure(&first.to_string_lossy());
+        let host = held.start();
+        let text = std::fs::read_to_string(held.stage.folder().join("falkirk.toml")).expect("it is there");
+        held.stage.file("other.toml", text.replace(&held.port.to_string(), &free_port().to_string()));
+        let other = held.stage.start_falkirk(&["run", "--config", "other.toml"]);
+        let holds = "SELECT FROM pg_stat_activity WHERE application_name LIKE '%hold%'";
+        let is_held_twice = |side: &Side| side.admin(holds).len() == 2;
+        until("the other one wants the links", SOON, || {
+            is_held_twice(&held.stage.green) && (direction != "both" || is_held_twice(&held.stage.blue))
+        });
+        held.swap(&second).expect(0);
+        host.kill_9();
+        held.change(1, "by whom?");
+        other.wait(SOON).expect(1).says("REVISION_CHANGED").says("start it again");
+        assert_eq!(held.stage.green.value("SELECT note FROM item WHERE id = 1"), "old");
+        held.follow().expect(0);
+        assert_eq!(held.signs(1), "0002");
+        held.clean();
+    }
 }

@@ -160,14 +160,16 @@ impl Commanded {
         let session = connect(&self.settings).await?;
         let (client, name) = (session.client(), &self.settings.name);
         let now = commanded::load(client, name).await?;
-        if let Some(found) = state.found.take() {
-            if found != now {
+        if let Some(found) = &state.found {
+            // With two links each of them is refused, the one that comes second as well.
+            if *found != now {
                 let what =
                     "another revision was put in by command while this host waited for the link; nothing was written";
                 return Err(Problem::refuse(Blame::Host, "REVISION_CHANGED", what)
                     .remedy("start it again: it begins with that one"));
             }
             state.record.iter().for_each(|record| tracing::warn!("{}", text(record)));
+            state.found = None;
         }
         if now != state.record {
             commanded::save(client, name, state.record.as_ref()).await?;
@@ -187,6 +189,8 @@ impl Commanded {
         let record = self.record(&configured, (new, old));
         let session = connect(&self.settings).await?;
         self.keep(&session, record.as_ref(), (new, old)).await?;
+        // What the host has given up must not be done behind its back.
+        session.run(&format!("SET statement_timeout = {}", PATIENCE.as_millis() / 2)).await?;
         Ok(Draft { session, configured, record })
     }
 

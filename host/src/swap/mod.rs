@@ -43,7 +43,7 @@ pub use probation::Probation;
 pub use start::Swaps;
 
 use door::{Answer, Job};
-use wanted::Wanted;
+use wanted::{Kept, Wanted};
 
 /// How long a link may not be streaming yet when another revision is wished for.
 const READY_PATIENCE: Duration = Duration::from_secs(10);
@@ -81,7 +81,7 @@ struct Swapper {
     /// The revision before the running one.
     before: Option<Revision>,
     /// Artifacts that did not fit and that may fit the columns to come, one for a step.
-    next: Vec<Arc<Artifact>>,
+    next: Vec<Kept>,
     /// The running one was bound again to what one link met: the other one is about to meet the same, at these tables.
     again: HashSet<TableName>,
 }
@@ -126,7 +126,9 @@ impl Swapper {
                 Ok(found) if found.failed.is_none() && (promote || found.differing == 0) => trial = Some(found),
                 Ok(found) => {
                     let artifact = label(self.running.artifact().as_deref());
-                    return answer.give(Ok(Swapped { artifact, trial: Some(found), ..Swapped::default() }));
+                    let is_commanded = self.commanded.is_any().await;
+                    let trial = Some(found);
+                    return answer.give(Ok(Swapped { artifact, is_commanded, trial, ..Swapped::default() }));
                 }
                 Err(problems) => return self.refuse(answer, problems),
             }
@@ -145,9 +147,9 @@ impl Swapper {
             }
             Err(problems) => {
                 let misfit = problems.iter().all(|problem| !PASSING.contains(&problem.code()));
-                if let (true, true, Some(steps)) = (keep, misfit, wanted.new_steps()) {
+                if keep && misfit && wanted.new_steps().is_some() {
                     tracing::warn!(artifact = label(artifact.as_deref()), "kept until the columns that it needs come");
-                    self.keep(steps);
+                    self.keep(&wanted);
                 }
                 self.refuse(answer, problems);
             }
@@ -187,8 +189,8 @@ impl Swapper {
                 false => self.exchanged(&change, links, ready).await,
             };
             let Some(mut swapped) = swapped else { continue };
+            swapped.is_commanded = self.commanded.is_any().await;
             if let Some(draft) = &change.draft {
-                swapped.is_commanded = draft.is_any();
                 self.commanded.tidy(draft).await;
                 self.before = Some(change.old);
                 // The word was about the one that ran.
@@ -376,7 +378,7 @@ impl Swapper {
         let tries: Vec<_> = together.into_iter().chain(each()).collect();
         let all: Vec<usize> = (0..self.links.len()).collect();
         for steps in tries {
-            match self.exchange(&Wanted::steps(steps), &all).await {
+            match self.exchange(&Wanted::kept(&steps), &all).await {
                 Ok(swapped) => {
                     swapped.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
                     tracing::info!(artifact = swapped.artifact, "took over where the columns changed");

@@ -31,7 +31,21 @@ enum Kind {
     Again,
 }
 
+/// An artifact that may fit columns to come.
+#[derive(Clone)]
+pub(super) struct Kept {
+    artifact: Arc<Artifact>,
+    /// It is the file that was found in this place of the configuration.
+    place: Option<usize>,
+}
+
 impl Wanted {
+    /// What was kept, and the configuration's files as far as it was found there.
+    pub(super) fn kept(kept: &[Kept]) -> Wanted {
+        let files = kept.iter().filter_map(|kept| Some((kept.place?, kept.artifact.clone()))).collect();
+        Wanted { files, ..Wanted::steps(kept.iter().map(|kept| kept.artifact.clone()).collect()) }
+    }
+
     pub(super) fn steps(steps: Vec<Arc<Artifact>>) -> Wanted {
         Wanted { kind: Kind::Steps(steps), only_over: None, files: Vec::new() }
     }
@@ -147,14 +161,17 @@ impl Swapper {
     }
 
     /// Keeps artifacts that may fit columns to come.
-    pub(super) fn keep(&mut self, steps: &[Arc<Artifact>]) {
+    pub(super) fn keep(&mut self, wanted: &Wanted) {
+        let Some(steps) = wanted.new_steps() else { return };
         self.forget(steps);
-        self.next.extend_from_slice(steps);
+        let place = |step: &Arc<Artifact>| wanted.files.iter().find(|(_, file)| Arc::ptr_eq(file, step));
+        let kept = |step: &Arc<Artifact>| Kept { artifact: step.clone(), place: place(step).map(|(place, _)| *place) };
+        self.next.extend(steps.iter().map(kept));
     }
 
     /// Whatever was kept for the steps of these artifacts is not wanted any more.
     pub(super) fn forget(&mut self, steps: &[Arc<Artifact>]) {
         let several = self.running.artifact().is_some_and(|running| !running.steps().is_empty());
-        self.next.retain(|kept| several && steps.iter().all(|step| !step.is_for_the_step_of(kept)));
+        self.next.retain(|kept| several && steps.iter().all(|step| !step.is_for_the_step_of(&kept.artifact)));
     }
 }

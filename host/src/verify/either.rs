@@ -14,7 +14,7 @@ use crate::delta::lift::{self, Lifter};
 use crate::delta::{Effect, Operation};
 use crate::manifest::Write;
 use crate::marker::Link;
-use crate::names::{quote_names, quote_text};
+use crate::names::{quote_name, quote_names, quote_text};
 use crate::pg::session::Session;
 use crate::plan::{Filling, Output, Plan, Source, Target};
 use crate::problem::{Blame, Outcome};
@@ -237,7 +237,13 @@ async fn related_to(back: &Plan, index: usize, images: &[Image], rows: &CopyOut<
             continue;
         }
         let columns = quote_names(other.columns.iter().map(|column| column.name.as_str()));
-        let on = quote_names(related.on.iter().map(|(_, theirs)| other.columns[*theirs].name.as_str()));
+        // Mirrors compare text. Only of one type is it the same, and found by an index.
+        let on = related.on.iter().map(|(own, theirs)| {
+            let theirs = &other.columns[*theirs];
+            let is_same = back.sources[index].columns[*own].type_oid == theirs.type_oid;
+            format!("{}{}", quote_name(&theirs.name), if is_same { "" } else { "::text" })
+        });
+        let on = on.collect::<Vec<_>>().join(", ");
         let wanted = wanted.into_iter().collect::<Vec<_>>().join(", ");
         let select = format!("SELECT {columns} FROM {} WHERE ({on}) IN ({wanted})", other.name.sql());
         let mut blocks = rows.read(&select).await?;
