@@ -329,7 +329,10 @@ fn in_the_way(problem: Problem) -> Problem {
             "nothing was changed: rows refer to this one, or it to one that is gone; change those in the application first, \
              or take the other side"
         }
-        _ => "nothing was changed: change what is in the way in the application first, or take the other side",
+        code if code.ends_with("_VIOLATION") => {
+            "nothing was changed: change what is in the way in the application first, or take the other side"
+        }
+        _ => return problem,
     };
     problem.with_action(Action::Refuse).remedy(remedy)
 }
