@@ -76,6 +76,9 @@ fn l8_a_cart_that_is_opened_while_the_host_makes_one_for_the_same_customer_is_ta
         });
         opening.commit();
         until("both sides agree", SOON, || stage.blue.count("cart_line") == 3 && stage.same(OLD, NEW));
+        // What release 1 changes of a line that is still on its way back to it is a conflict as well.
+        stage.green.sql("INSERT INTO product (id, title) VALUES (5, 'heard of')");
+        until("release 1 has heard of it", SOON, || stage.blue.count("product") == 5);
         // Both releases go on with it.
         stage
             .blue

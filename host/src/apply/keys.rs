@@ -84,8 +84,8 @@ impl Keys {
     }
 
     /// Makes a pair for each of these keys of the source, none of which had one when they were asked for. Answers all
-    /// pairs of the keys: somebody else may have been faster.
-    pub async fn create(&mut self, map: &Map, mut keys: Vec<String>) -> Outcome<Vec<Pair>> {
+    /// pairs of the keys, for somebody else may have been faster, and the keys of the target that were made.
+    pub async fn create(&mut self, map: &Map, mut keys: Vec<String>) -> Outcome<(Vec<Pair>, Vec<String>)> {
         // In one order everywhere: two that make the same pairs wait for each other and never in a circle.
         keys.sort_unstable();
         keys.dedup();
@@ -98,18 +98,18 @@ impl Keys {
         let mut missing = keys.clone();
         missing.retain(|key| !known.iter().any(|(source, _)| source == key));
         if missing.is_empty() {
-            return Ok(known);
+            return Ok((known, Vec::new()));
         }
         let default = self.default(map).await?;
         let made = format!("SELECT ({default})::text FROM generate_series(1, $1)");
         let count = i32::try_from(missing.len()).unwrap_or(i32::MAX);
         let made = self.target.client().query(&made, &[&count]).await;
         let made = made.map_err(|error| fault::refused(&error).table(&map.table).column(&map.column))?;
-        let made = made.iter().map(|row| row.get::<_, String>(0));
-        self.insert(map, missing.into_iter().zip(made).collect()).await?;
+        let made: Vec<String> = made.iter().map(|row| row.get(0)).collect();
+        self.insert(map, missing.into_iter().zip(made.iter().cloned()).collect()).await?;
         let pairs = self.of_source(map, &keys).await?;
         match pairs.len() == keys.len() {
-            true => Ok(pairs),
+            true => Ok((pairs, made)),
             false => Err(Problem::stop(
                 Blame::Target,
                 "KEY_NOT_MADE",

@@ -353,6 +353,8 @@ impl Batches {
             seen.bind(closing.position);
         }
         let recent = self.recent(&commits);
+        // The other link may have started once more meanwhile, and gone back.
+        let bound = self.theirs.as_ref().map_or(bound, |theirs| bound.min(theirs.bound()));
         let pairs = Pairs { bound, ..self.lifting.pairs() };
         match lifted {
             Lifted::Sets(segments) => Work::Batch(Batch { segments, first, last, recent }),

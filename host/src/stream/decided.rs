@@ -249,26 +249,34 @@ impl Deciding {
         plan: &Plan,
         batch: &Claims,
     ) -> Outcome<(HashMap<(usize, Key), bool>, Paired)> {
-        let there = self.lock(writer, plan, batch).await?;
-        let looked = if self.other_applies { Some(&mut *writer) } else { None };
-        let paired = match Paired::of(looked, plan, &batch.pairs).await {
-            Ok(paired) => self.stand(plan, &paired, batch.pairs.bound).await.map(|()| paired),
-            Err(problem) => Err(problem),
-        };
-        match paired {
-            Ok(paired) => Ok((there, paired)),
-            Err(problem) => writer.abandon().await.and(Err(problem)),
+        loop {
+            let there = self.lock(writer, plan, batch).await?;
+            let looked = if self.other_applies { Some(&mut *writer) } else { None };
+            let paired = match Paired::of(looked, plan, &batch.pairs).await {
+                Ok(paired) => paired,
+                Err(problem) => return writer.abandon().await.and(Err(problem)),
+            };
+            if !paired.lacks_any() {
+                return Ok((there, paired));
+            }
+            // L8: whether these pairs still are those that the target's rows speak of.
+            let now = self.target_position().await?;
+            if self.theirs.wait(now, PATIENCE_LOCKED).await {
+                let newer = |row| self.theirs.changed(row, batch.pairs.bound);
+                match paired.stand(plan, &self.ruled.parts, newer) {
+                    Ok(()) => return Ok((there, paired)),
+                    Err(problem) => return writer.abandon().await.and(Err(problem)),
+                }
+            }
+            self.without_locks(writer, batch, now).await?;
         }
     }
 
-    /// L8: whether the pairs of a batch, up to `bound`, are still those that the target's rows speak of.
-    async fn stand(&self, plan: &Plan, paired: &Paired, bound: Lsn) -> Outcome<()> {
-        if !paired.lacks_any() {
-            return Ok(());
-        }
-        let now = self.target_position().await?;
-        match self.theirs.wait(now, PATIENCE_LOCKED).await {
-            true => paired.stand(plan, &self.ruled.parts, |row| self.theirs.changed(row, bound)),
+    /// Nobody else must wait for the rows of a batch while the other link is far behind.
+    async fn without_locks(&self, writer: &mut Writer<'_>, batch: &Claims, now: Lsn) -> Outcome<()> {
+        writer.abandon().await?;
+        match batch.first.is_some() && self.theirs.wait(now, PATIENCE).await {
+            true => Ok(()),
             false => Err(other_link_silent()),
         }
     }
@@ -335,11 +343,7 @@ impl Deciding {
                 tokio::time::sleep(LOOK_EVERY).await;
                 continue;
             }
-            // Nobody else must wait for these rows while the other link is far behind.
-            writer.abandon().await?;
-            if batch.first.is_none() || !self.theirs.wait(now, PATIENCE).await {
-                return Err(other_link_silent());
-            }
+            self.without_locks(writer, batch, now).await?;
         }
     }
 

@@ -11,7 +11,7 @@
 //! well: until it has, a batch that was lifted by that pair is not written either. After that the host makes a cart anew
 //! for whatever release 1 still puts into it; nothing of release 2 is lost by that, whoever wins.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::apply::keys::Pair;
 use crate::apply::writer::Writer;
@@ -32,6 +32,9 @@ use super::decided::text_of;
 pub(super) struct Pairs {
     /// By which it was lifted.
     pub(super) all: Vec<(usize, Pair)>,
+    /// Those of them that the host has made for this batch, by map and key of the target: nobody can have taken one away
+    /// before.
+    pub(super) made: HashSet<(usize, String)>,
     /// The position of the target up to which the other link had bound pairs when they were looked up.
     pub(super) bound: Lsn,
 }
@@ -43,7 +46,7 @@ pub(super) struct Paired {
     sources: HashMap<(usize, String), String>,
     /// The key of the target that a row of the target holds, or may be given, by row and column.
     held: HashMap<(RowDigest, u16), String>,
-    /// Rows of the target that hold no key of a map: map, table, row and column.
+    /// Rows of the target that hold no key of a map and whose pair is older: map, table, row and column.
     without: Vec<(usize, usize, RowDigest, u16)>,
 }
 
@@ -72,7 +75,8 @@ impl Paired {
                     }
                     if let Some((at, column)) = place {
                         let row = row_digest(&plan.targets[at].name, std::iter::once(source.as_bytes()));
-                        paired.without.extend(target.is_none().then_some((number, at, row, column)));
+                        let is_lost = target.is_none() && !used.made.contains(&(number, (*ours).clone()));
+                        paired.without.extend(is_lost.then_some((number, at, row, column)));
                         paired.held.insert((row, column), (*ours).clone());
                     }
                 }
@@ -81,7 +85,7 @@ impl Paired {
         Ok(paired)
     }
 
-    /// Whether rows of the target hold no key.
+    /// Whether rows of the target hold no key although there is a pair.
     pub(super) fn lacks_any(&self) -> bool {
         !self.without.is_empty()
     }

@@ -58,6 +58,8 @@ pub struct Keyed {
     durable: Option<watch::Receiver<Lsn>>,
     /// The pairs that the last batch was extended by, of maps in which the target's application pairs keys as well.
     used: Pairs,
+    /// The keys that were made for the batch that is being lifted.
+    made: HashSet<(usize, String)>,
     /// By map: pairs that never change.
     known: Vec<HashMap<String, String>>,
 }
@@ -112,6 +114,7 @@ impl Keyed {
             lifted: BTreeMap::new(),
             durable: None,
             used: Pairs::default(),
+            made: HashSet::new(),
             known: vec![HashMap::new(); plan.maps.len()],
             plan,
         }
@@ -143,6 +146,7 @@ impl Keyed {
         steps: Vec<Step<'a>>,
         at: &(dyn Fn(usize) -> Lsn + Sync),
     ) -> Outcome<Vec<Step<'a>>> {
+        self.made.clear();
         let mut world = self.load(&steps).await?;
         let before: Vec<HashMap<String, String>> =
             (0..self.plan.maps.len()).map(|map| world.pairs(map).clone()).collect();
@@ -170,7 +174,8 @@ impl Keyed {
         let of = |(number, _)| {
             world.pairs(number).iter().map(move |(source, target)| (number, (source.clone(), target.clone())))
         };
-        self.used = Pairs { all: maps.flat_map(of).collect(), ..Pairs::default() };
+        let all = maps.flat_map(of).collect();
+        self.used = Pairs { all, made: std::mem::take(&mut self.made), ..Pairs::default() };
         self.rebind(&before, &world).await?;
         Ok(made)
     }
@@ -339,7 +344,9 @@ impl Keyed {
             let missing: Vec<String> =
                 needed.filter(|key| self.makes && map.creates && !has(key) && !bound(key)).cloned().collect();
             if !missing.is_empty() {
-                found.extend(self.keys.create(map, missing).await?);
+                let (pairs, made) = self.keys.create(map, missing).await?;
+                found.extend(pairs);
+                self.made.extend(made.into_iter().map(|key| (*number, key)));
             }
             if !map.rebound && self.known[*number].len() < REMEMBERED {
                 self.known[*number].extend(found.iter().cloned());

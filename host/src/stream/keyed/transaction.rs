@@ -129,12 +129,14 @@ impl Transaction<'_> {
                     continue;
                 }
                 // What the other link has paired and filled in is a pair from here on as well, whatever was bound before a
-                // crash (L8); its rows say so themselves.
-                for (source, target) in old.iter().chain(&new).filter(|_| !step.echo) {
-                    self.mention(bound.map, source, target, &mut hot);
-                }
-                if let Some((source, target)) = old {
-                    self.world.unbind(bound.map, &source, &target);
+                // crash (L8); its rows say so themselves. It takes no pair away: it may be using it again.
+                if !step.echo {
+                    for (source, target) in old.iter().chain(&new) {
+                        self.mention(bound.map, source, target, &mut hot);
+                    }
+                    if let Some((source, target)) = old {
+                        self.world.unbind(bound.map, &source, &target);
+                    }
                 }
                 if let Some((source, target)) = new {
                     self.world.bind(bound.map, source, target);
